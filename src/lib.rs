@@ -1,0 +1,3 @@
+//! PlanB: a distributed HTTP and WebSocket reverse proxy whose routes live in Redis.
+
+pub mod routing;

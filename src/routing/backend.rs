@@ -1,0 +1,229 @@
+//! One backend of a frontend: where it is, and whether it is out of rotation.
+
+use std::{
+    fmt,
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use http::{HeaderValue, uri::Authority};
+
+use super::Moment;
+
+/// A backend as a frontend's list names it. Its identity is the text of its URL: a dead mark follows that text through every
+/// edit of the list, never an index.
+#[derive(Debug)]
+pub struct Backend {
+    url: Box<str>,
+    origin: Arc<Origin>,
+    dead_until: AtomicU64,
+}
+
+/// Where connections go: backends of different frontends with the same origin share their pooled connections.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Origin {
+    /// Whether the connection is TLS (`https`).
+    pub tls: bool,
+    /// The address or name to connect to.
+    pub host: OriginHost,
+    /// 80 or 443 when the URL has none.
+    pub port: u16,
+}
+
+/// The host part of an [`Origin`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum OriginHost {
+    /// A literal address, which needs no look-up and leaves the request's `Host` alone.
+    Ip(IpAddr),
+    /// A name, which is looked up at every dial and replaces the request's `Host`.
+    Name(HeaderValue),
+}
+
+/// Why a list element cannot be a backend.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BackendError {
+    /// Neither `http` nor `https`.
+    #[error("the scheme is neither http nor https")]
+    Scheme,
+    /// No host, or one with illegal characters.
+    #[error("the host is missing or malformed")]
+    Host,
+    /// Not a number from 1 to 65535.
+    #[error("the port is not a number from 1 to 65535")]
+    Port,
+}
+
+impl Backend {
+    /// Parses a list element such as `http://10.0.0.1:8080`, `https://name` or `10.0.0.1:8080`. A path is ignored.
+    pub fn parse(url: &str) -> Result<Self, BackendError> {
+        Ok(Self { url: url.into(), origin: Arc::new(Origin::parse(url)?), dead_until: AtomicU64::new(0) })
+    }
+
+    /// The list element, to the byte.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Where to connect.
+    pub fn origin(&self) -> &Arc<Origin> {
+        &self.origin
+    }
+
+    /// Whether the backend is out of rotation at `now`.
+    pub fn is_dead(&self, now: Moment) -> bool {
+        self.dead_until.load(Ordering::Relaxed) > now.as_millis()
+    }
+
+    /// When the backend returns to rotation; [`Moment::PAST`] if it never left.
+    pub fn dead_until(&self) -> Moment {
+        Moment::from_millis(self.dead_until.load(Ordering::Relaxed))
+    }
+
+    /// Takes the backend out of rotation until `until`, unless it already is for longer. Returns whether it was alive at
+    /// `now`, which is true for exactly one of several callers that fail on it at the same time.
+    pub fn mark_dead(&self, now: Moment, until: Moment) -> bool {
+        let before = self.dead_until.fetch_max(until.as_millis(), Ordering::Relaxed);
+        before <= now.as_millis() && until > now
+    }
+
+    /// Puts the backend back into rotation.
+    pub fn revive(&self) {
+        self.dead_until.store(Moment::PAST.as_millis(), Ordering::Relaxed);
+    }
+}
+
+impl Origin {
+    fn parse(url: &str) -> Result<Self, BackendError> {
+        let (tls, rest) = match url.split_once("://") {
+            None => (false, url),
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => (false, rest),
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => (true, rest),
+            Some(_) => return Err(BackendError::Scheme),
+        };
+        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+        let authority: Authority = rest[..end].parse().map_err(|_| BackendError::Host)?;
+        let host = authority.host();
+        if host.is_empty() {
+            return Err(BackendError::Host);
+        }
+        let after_user = authority.as_str().rsplit_once('@').map_or(authority.as_str(), |(_, rest)| rest);
+        let port = match after_user[host.len()..].strip_prefix(':') {
+            None | Some("") => {
+                if tls {
+                    443
+                } else {
+                    80
+                }
+            }
+            Some(digits) => digits.parse().ok().filter(|&port| port != 0).ok_or(BackendError::Port)?,
+        };
+        let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
+        let host = match bare.parse::<IpAddr>() {
+            Ok(address) => OriginHost::Ip(address),
+            Err(_) if bare.len() != host.len() => return Err(BackendError::Host),
+            Err(_) => OriginHost::Name(HeaderValue::from_str(host).map_err(|_| BackendError::Host)?),
+        };
+        Ok(Self { tls, host, port })
+    }
+}
+
+impl OriginHost {
+    /// The name, where it is one. Authorities are ASCII, so a name always is too.
+    pub fn name(&self) -> Option<&str> {
+        match self {
+            Self::Ip(_) => None,
+            Self::Name(name) => name.to_str().ok(),
+        }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.tls { "https" } else { "http" };
+        match &self.host {
+            OriginHost::Ip(IpAddr::V6(address)) => write!(f, "{scheme}://[{address}]:{}", self.port),
+            OriginHost::Ip(address) => write!(f, "{scheme}://{address}:{}", self.port),
+            OriginHost::Name(name) => write!(f, "{scheme}://{}:{}", name.to_str().unwrap_or("?"), self.port),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn origin(url: &str) -> String {
+        Backend::parse(url).unwrap().origin().to_string()
+    }
+
+    #[test]
+    fn urls_seen_in_the_wild() {
+        assert_eq!(origin("http://10.0.0.1:8080"), "http://10.0.0.1:8080");
+        assert_eq!(origin("http://10.0.0.1"), "http://10.0.0.1:80");
+        assert_eq!(origin("https://host"), "https://host:443");
+        assert_eq!(origin("HTTPS://host:8443/path?q"), "https://host:8443");
+        assert_eq!(origin("10.0.0.1:8080"), "http://10.0.0.1:8080");
+        assert_eq!(origin("http://name.internal:80/"), "http://name.internal:80");
+        assert_eq!(origin("http://[::1]:80"), "http://[::1]:80");
+        assert_eq!(origin("http://user:secret@host:81"), "http://host:81");
+        assert_eq!(origin("host:"), "http://host:80");
+    }
+
+    #[test]
+    fn junk_is_refused() {
+        for (url, error) in [
+            ("", BackendError::Host),
+            ("http://", BackendError::Host),
+            ("ftp://host", BackendError::Scheme),
+            ("http://host:0", BackendError::Port),
+            ("http://host:65536", BackendError::Port),
+            ("http://host:-1", BackendError::Host),
+            ("http://a b", BackendError::Host),
+            ("http://[junk]:80", BackendError::Host),
+        ] {
+            assert!(Backend::parse(url).is_err(), "{url} was accepted");
+            if error != BackendError::Host {
+                assert_eq!(Backend::parse(url).unwrap_err(), error, "{url}");
+            }
+        }
+    }
+
+    #[test]
+    fn only_the_first_of_several_failures_marks() {
+        let backend = Backend::parse("http://10.0.0.1").unwrap();
+        let (now, until) = (Moment::from_millis(100), Moment::from_millis(200));
+        assert!(backend.mark_dead(now, until));
+        assert!(!backend.mark_dead(now, until));
+        assert!(backend.is_dead(Moment::from_millis(199)));
+        assert!(!backend.is_dead(until));
+        assert!(backend.mark_dead(until, Moment::from_millis(300)));
+        backend.revive();
+        assert!(!backend.is_dead(until));
+    }
+
+    #[test]
+    fn a_mark_of_no_length_is_none() {
+        let backend = Backend::parse("http://10.0.0.1").unwrap();
+        assert!(!backend.mark_dead(Moment::from_millis(100), Moment::from_millis(100)));
+    }
+
+    proptest! {
+        #[test]
+        fn parsing_never_panics(url in "\\PC{0,40}") {
+            if let Ok(backend) = Backend::parse(&url) {
+                prop_assert_eq!(backend.url(), url.as_str());
+                prop_assert_ne!(backend.origin().port, 0);
+            }
+        }
+
+        #[test]
+        fn what_it_prints_it_parses(url in "(http|https)://([a-z][a-z0-9.]{0,20}|10\\.0\\.0\\.[0-9]):[1-9][0-9]{0,3}") {
+            prop_assert_eq!(origin(&url), url);
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! Which backend answers a request.
+//!
+//! Pure: no sockets, no Redis, and no reading of the clock. Callers pass the [`Moment`] in, so every rule here can be
+//! tested without waiting. One task (the syncer) builds [`Snapshot`]s and publishes them through [`Routes`]; every request
+//! loads one snapshot and decides from that alone.
+
+mod backend;
+mod frontend;
+mod host;
+mod moment;
+mod snapshot;
+
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, Guard};
+
+pub use backend::{Backend, BackendError, Origin, OriginHost};
+pub use frontend::{Choice, Frontend, Slot, Tried};
+pub use host::{Host, HostError};
+pub use moment::{Clock, Moment};
+pub use snapshot::Snapshot;
+
+/// The handle through which requests read the routing table and the syncer replaces it.
+///
+/// Cloning shares the table. Reading is wait-free; there must be a single writer, because [`Routes::publish`] replaces
+/// the whole snapshot and would undo a concurrent writer's changes.
+#[derive(Clone, Default)]
+pub struct Routes {
+    current: Arc<ArcSwap<Snapshot>>,
+}
+
+impl Routes {
+    /// The snapshot in force now. It stays valid, unchanged, for as long as the guard lives.
+    pub fn load(&self) -> Guard<Arc<Snapshot>> {
+        self.current.load()
+    }
+
+    /// Makes `snapshot` the one that requests beginning from now on will see.
+    pub fn publish(&self, snapshot: Snapshot) {
+        self.current.store(Arc::new(snapshot));
+    }
+}
