@@ -1,3 +1,6 @@
-//! PlanB: a distributed HTTP and WebSocket reverse proxy whose routes live in Redis.
+//! PlanB
 
 pub mod routing;
+pub mod store;
+pub mod sync;
+pub mod telemetry;

@@ -55,7 +55,7 @@ impl Tried {
 
 impl Frontend {
     /// A frontend for the Redis key `frontend:<key>`, whose list has the identifier `id` and `listed` further elements, of
-    /// which `slots` are usable. `None` without a usable backend: such a host has no route.
+    /// which `slots`, in order, are usable. `None` without a usable backend: such a host has no route.
     pub fn new(key: &str, id: &str, slots: Vec<Slot>, listed: usize) -> Option<Self> {
         if slots.is_empty() {
             return None;
@@ -98,7 +98,8 @@ impl Frontend {
 
     /// The backend that an index of a `dead:` set means at present.
     pub fn at_index(&self, index: usize) -> Option<&Arc<Backend>> {
-        self.slots.iter().find(|slot| slot.index == index).map(|slot| &slot.backend)
+        let position = self.slots.binary_search_by_key(&index, |slot| slot.index).ok()?;
+        Some(&self.slots[position].backend)
     }
 
     /// The first slot with this URL.

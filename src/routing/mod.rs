@@ -20,6 +20,17 @@ pub use host::{Host, HostError};
 pub use moment::{Clock, Moment};
 pub use snapshot::Snapshot;
 
+/// A backend that failed, on its way to the write Redis.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadMark {
+    /// The key of the frontend that it failed for, as Redis spells it.
+    pub frontend: Box<str>,
+    /// The backend's URL.
+    pub url: Box<str>,
+    /// When it returns to rotation.
+    pub until: Moment,
+}
+
 /// The handle through which requests read the routing table and the syncer replaces it.
 ///
 /// Cloning shares the table. Reading is wait-free; there must be a single writer, because [`Routes::publish`] replaces

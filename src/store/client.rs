@@ -1,0 +1,134 @@
+//! One connection to one Redis server.
+
+use std::{fmt, path::PathBuf, time::Duration};
+
+use fred::{
+    clients::Client,
+    interfaces::ClientLike,
+    types::{
+        Builder, ConnectHandle,
+        config::{Config, ServerConfig},
+    },
+};
+
+use super::StoreError;
+
+/// A Redis server and how to log in to it.
+#[derive(Clone)]
+pub struct Server {
+    /// Where it is.
+    pub address: Address,
+    /// The password for AUTH.
+    pub password: Option<String>,
+    /// The database for SELECT.
+    pub database: u8,
+}
+
+/// Where a Redis server listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// A host name or address, and a port.
+    Tcp(String, u16),
+    /// A socket's path.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.address {
+            Address::Tcp(host, port) => write!(f, "{host}:{port}"),
+            Address::Unix(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}/{}", self.database)
+    }
+}
+
+/// A connection that is closed for good when this is dropped, or when it breaks.
+pub(super) struct Connection {
+    pub client: Client,
+    pub server: Server,
+    task: ConnectHandle,
+}
+
+impl Connection {
+    /// Connects, authenticates and selects the database.
+    pub async fn open(server: &Server) -> Result<Self, StoreError> {
+        let config = Config {
+            server: match &server.address {
+                Address::Tcp(host, port) => ServerConfig::new_centralized(host.as_str(), *port),
+                Address::Unix(path) => ServerConfig::Unix { path: path.clone() },
+            },
+            password: server.password.clone(),
+            database: Some(server.database).filter(|&database| database != 0),
+            fail_fast: true,
+            ..Config::default()
+        };
+        let client = Builder::from_config(config)
+            .with_connection_config(|connection| {
+                connection.connection_timeout = CONNECT_LIMIT;
+                connection.internal_command_timeout = CONNECT_LIMIT;
+                connection.max_command_attempts = 1;
+                connection.tcp.nodelay = Some(true);
+            })
+            .with_performance_config(|performance| performance.broadcast_channel_capacity = SUBSCRIPTION_CAPACITY)
+            .build()
+            .map_err(|error| StoreError::from_fred(server, error))?;
+        // The deadline here only guards against the library's own deadlines failing to cover a step.
+        let connected = tokio::time::timeout(CONNECT_LIMIT * 3, client.init()).await;
+        match connected {
+            Ok(Ok(task)) => Ok(Self { client, server: server.clone(), task }),
+            Ok(Err(error)) => Err(StoreError::from_fred(server, error)),
+            Err(_) => Err(StoreError::Silent { server: server.to_string(), limit: CONNECT_LIMIT * 3 }),
+        }
+    }
+
+    /// Waits until the connection breaks.
+    pub async fn broken(&mut self) -> StoreError {
+        let source = match (&mut self.task).await {
+            Ok(Err(error)) => error,
+            Ok(Ok(())) | Err(_) => fred::error::Error::new(fred::error::ErrorKind::IO, "the connection was closed"),
+        };
+        StoreError::Connection { server: self.server.to_string(), source }
+    }
+
+    /// Runs one exchange with the server under a deadline.
+    pub async fn ask<T>(
+        &self,
+        limit: Duration,
+        exchange: impl Future<Output = Result<T, fred::error::Error>>,
+    ) -> Result<T, StoreError> {
+        match tokio::time::timeout(limit, exchange).await {
+            Ok(result) => result.map_err(|error| StoreError::from_fred(&self.server, error)),
+            Err(_) => Err(self.silent(limit)),
+        }
+    }
+
+    /// The server let a deadline pass.
+    pub fn silent(&self, limit: Duration) -> StoreError {
+        StoreError::Silent { server: self.server.to_string(), limit }
+    }
+
+    /// The server gave an answer of the wrong form.
+    pub fn protocol(&self, command: &'static str) -> StoreError {
+        StoreError::Protocol { server: self.server.to_string(), command }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // Dropping the client alone leaves its task, and with it the socket, alive.
+        self.task.abort();
+    }
+}
+
+/// How long connecting, and each command of logging in, may take.
+const CONNECT_LIMIT: Duration = Duration::from_secs(2);
+
+/// Messages that a subscription may hold before the oldest are lost and the session with them. The library's default of
+/// 32 loses nearly all of any burst.
+const SUBSCRIPTION_CAPACITY: usize = 65_536;

@@ -1,0 +1,112 @@
+//! What can go wrong with Redis, and whether waiting can help.
+
+use fred::error::{Error as FredError, ErrorKind};
+
+/// A failed conversation with one Redis server. Every message names the server.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// No connection could be made, or it broke.
+    #[error("Redis at {server} is unreachable: {source}")]
+    Connection {
+        /// The server.
+        server: String,
+        /// What the client library said.
+        source: FredError,
+    },
+    /// The server refused the password, or wants one.
+    #[error("Redis at {server} refuses the password: {source}")]
+    Credentials {
+        /// The server.
+        server: String,
+        /// The server's words.
+        source: FredError,
+    },
+    /// There is no such database.
+    #[error("Redis at {server} has no database {database}: {source}")]
+    Database {
+        /// The server.
+        server: String,
+        /// The number asked for.
+        database: u8,
+        /// The server's words.
+        source: FredError,
+    },
+    /// The server answered, but with an error.
+    #[error("Redis at {server} refused a command: {source}")]
+    Refused {
+        /// The server.
+        server: String,
+        /// The server's words.
+        source: FredError,
+    },
+    /// The server did not answer in time.
+    #[error("Redis at {server} did not answer within {limit:?}")]
+    Silent {
+        /// The server.
+        server: String,
+        /// The deadline that passed.
+        limit: std::time::Duration,
+    },
+    /// The server is up but has nothing to say yet.
+    #[error("Redis at {server} is not ready: {reason}")]
+    NotReady {
+        /// The server.
+        server: String,
+        /// What it is waiting for.
+        reason: &'static str,
+    },
+    /// The write Redis is not a master.
+    #[error("Redis at {server} is a replica, so dead backends cannot be recorded there")]
+    NotMaster {
+        /// The server.
+        server: String,
+    },
+    /// More messages arrived than the subscription could hold.
+    #[error("the subscription to Redis at {server} was overrun by {missed} messages")]
+    Overrun {
+        /// The server.
+        server: String,
+        /// How many were lost.
+        missed: u64,
+    },
+    /// An answer that is not of the command's form.
+    #[error("Redis at {server} gave an unintelligible answer to {command}")]
+    Protocol {
+        /// The server.
+        server: String,
+        /// The command.
+        command: &'static str,
+    },
+}
+
+impl StoreError {
+    /// Sorts an error of the client library.
+    pub(super) fn from_fred(server: &super::Server, source: FredError) -> Self {
+        let name = server.to_string();
+        let details = source.details();
+        match source.kind() {
+            ErrorKind::Auth => Self::Credentials { server: name, source },
+            // A password sent to a server that has none, or a user name it does not know.
+            _ if details.starts_with("ERR AUTH") || details.starts_with("ERR invalid password") => {
+                Self::Credentials { server: name, source }
+            }
+            _ if details.contains("DB index") => Self::Database { server: name, database: server.database, source },
+            _ if details.starts_with("LOADING") => {
+                Self::NotReady { server: name, reason: "it is loading its data set into memory" }
+            }
+            _ if details.starts_with("MASTERDOWN") => {
+                Self::NotReady { server: name, reason: "it has lost its master and may not serve stale data" }
+            }
+            _ if details.starts_with("READONLY") => Self::NotMaster { server: name },
+            ErrorKind::IO | ErrorKind::Canceled | ErrorKind::Timeout | ErrorKind::Routing | ErrorKind::Protocol => {
+                Self::Connection { server: name, source }
+            }
+            _ => Self::Refused { server: name, source },
+        }
+    }
+
+    /// Whether the configuration is at fault, so that trying again cannot help.
+    pub fn is_misconfiguration(&self) -> bool {
+        matches!(self, Self::Credentials { .. } | Self::Database { .. })
+    }
+}

@@ -1,0 +1,28 @@
+//! Redis: the only module that speaks to it, and the only importer of the client library.
+//!
+//! A connection here is a disposable [`Session`]: connect, check whom we reached, subscribe, confirm, use. On any doubt
+//! (a missed heartbeat, an overrun subscription, changed replication, an error) the owner drops it and opens another; the
+//! client library's own reconnection is switched off, because it restores subscriptions in an order that can lose events.
+
+mod client;
+mod error;
+mod schema;
+mod session;
+mod vitals;
+mod writer;
+
+pub use client::{Address, Server};
+pub use error::StoreError;
+pub use schema::{DeadNotice, DeadSet, List, Record};
+pub use session::{Change, Page, Pattern, Session};
+pub use vitals::{Doubt, Notifications, Role, Vitals};
+pub use writer::WriteSession;
+
+/// Which Redis servers to use.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Routes, subscriptions and dead sets are read here; normally a replica on localhost.
+    pub read: Server,
+    /// Dead marks are written here; it must be a master.
+    pub write: Server,
+}

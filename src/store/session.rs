@@ -1,0 +1,342 @@
+//! One session with the read Redis, from connecting to the first doubt.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use fred::{
+    clients::Pipeline,
+    interfaces::{
+        ClientLike, ConfigInterface, EventInterface, KeysInterface, ListInterface, PubsubInterface, ServerInterface,
+        SetsInterface,
+    },
+    types::{InfoKind, KeyspaceEvent, Message, Value},
+};
+use tokio::sync::broadcast::{
+    Receiver,
+    error::{RecvError, TryRecvError},
+};
+
+use super::{
+    Doubt, Server, StoreError, Vitals,
+    client::Connection,
+    schema::{self, DEAD_CHANNEL, DEAD_PREFIX, DeadNotice, DeadSet, FRONTEND_PREFIX, List, Record},
+};
+
+/// A live session: two connections to one server, subscribed to every change since it was opened.
+///
+/// Its use is strictly: open, load everything with [`Session::scan`] and [`Session::read`], then follow
+/// [`Session::change`], asking [`Session::beat`] once a second. After any error it must be dropped.
+pub struct Session {
+    commands: Connection,
+    subscriber: Connection,
+    keys: Receiver<KeyspaceEvent>,
+    messages: Receiver<Message>,
+    vitals: Vitals,
+}
+
+/// A hint from Redis that something may have changed. Never more than a hint: the same command gives different events on a
+/// master and on a replica, so the key is always read again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// `frontend:<host>` or `dead:<host>`.
+    Host(String),
+    /// A backend was marked dead.
+    Notice(DeadNotice),
+    /// A message on the channel `dead` that is none.
+    Junk,
+}
+
+/// Which keys to look for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pattern {
+    /// `frontend:*`
+    Frontends,
+    /// `dead:*`
+    DeadSets,
+}
+
+/// One page of a scan.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Page {
+    /// The hosts of the keys found. The same host may come twice in one scan.
+    pub hosts: Vec<String>,
+    /// Where to go on; `None` at the end.
+    pub next: Option<String>,
+}
+
+impl Session {
+    /// Connects, checks that the server has data to give, subscribes, and waits until the subscriptions are in force.
+    pub async fn open(server: &Server) -> Result<Self, StoreError> {
+        let commands = Connection::open(server).await?;
+        let vitals = examine(&commands).await?;
+        if vitals.stale().is_some() && (vitals.keys == 0 || vitals.role_is_copying()) {
+            return Err(StoreError::NotReady {
+                server: server.to_string(),
+                reason: "it is a replica that has not received its master's data yet",
+            });
+        }
+        let subscriber = Connection::open(server).await?;
+        let keys = subscriber.client.keyspace_event_rx();
+        let messages = subscriber.client.message_rx();
+        let patterns = [FRONTEND_PREFIX, DEAD_PREFIX]
+            .map(|prefix| format!("__keyspace@{}__:{prefix}*", server.database))
+            .to_vec();
+        subscriber
+            .ask(COMMAND_LIMIT, async {
+                subscriber.client.subscribe(DEAD_CHANNEL).await?;
+                subscriber.client.psubscribe(patterns).await
+            })
+            .await?;
+        let session = Self { commands, subscriber, keys, messages, vitals };
+        session.barrier().await?;
+        Ok(session)
+    }
+
+    /// What the server last said of itself.
+    pub fn vitals(&self) -> &Vitals {
+        &self.vitals
+    }
+
+    /// Waits for the next change, or for the session's end. Cancel-safe.
+    pub async fn change(&mut self) -> Result<Change, StoreError> {
+        loop {
+            let change = tokio::select! {
+                biased;
+                event = self.keys.recv() => match event {
+                    Ok(event) => of_event(&event),
+                    Err(error) => return Err(self.lost(error)),
+                },
+                message = self.messages.recv() => match message {
+                    Ok(message) => Some(of_message(&message)),
+                    Err(error) => return Err(self.lost(error)),
+                },
+                error = self.commands.broken() => return Err(error),
+                error = self.subscriber.broken() => return Err(error),
+            };
+            if let Some(change) = change {
+                return Ok(change);
+            }
+        }
+    }
+
+    /// The next change that has already arrived.
+    pub fn arrived(&mut self) -> Result<Option<Change>, StoreError> {
+        loop {
+            let change = match self.keys.try_recv() {
+                Ok(event) => of_event(&event),
+                Err(TryRecvError::Empty) => match self.messages.try_recv() {
+                    Ok(message) => Some(of_message(&message)),
+                    Err(TryRecvError::Empty) => return Ok(None),
+                    Err(error) => return Err(self.lost(error.into_recv())),
+                },
+                Err(error) => return Err(self.lost(error.into_recv())),
+            };
+            if change.is_some() {
+                return Ok(change);
+            }
+        }
+    }
+
+    /// Waits until every message that the server sent before this call has arrived: PING is answered on the subscriber's
+    /// connection in its turn. Also the proof that the subscriptions are in force, which the client library does not give.
+    pub async fn barrier(&self) -> Result<(), StoreError> {
+        self.subscriber.ask(HEARTBEAT_LIMIT, self.subscriber.client.ping::<Value>(None)).await.map(drop)
+    }
+
+    /// One heartbeat: proves that both connections are answered, and compares the server's vitals with the last.
+    pub async fn beat(&mut self) -> Result<Option<Doubt>, StoreError> {
+        let (vitals, ()) = tokio::try_join!(examine(&self.commands), self.barrier())?;
+        let doubt = vitals.doubt_since(&self.vitals);
+        self.vitals = vitals;
+        Ok(doubt)
+    }
+
+    /// One page of the keys that match, beginning at `cursor` ("0" for the first).
+    pub async fn scan(&self, pattern: Pattern, cursor: &str) -> Result<Page, StoreError> {
+        let prefix = match pattern {
+            Pattern::Frontends => FRONTEND_PREFIX,
+            Pattern::DeadSets => DEAD_PREFIX,
+        };
+        let scan = self.commands.client.scan_page::<Value, _, _>(
+            cursor.to_owned(),
+            format!("{prefix}*"),
+            Some(SCAN_COUNT),
+            None,
+        );
+        let answer = self.commands.ask(COMMAND_LIMIT, scan).await?;
+        let malformed = || self.commands.protocol("SCAN");
+        let [cursor, keys] = <[Value; 2]>::try_from(answer.into_array()).map_err(|_| malformed())?;
+        let cursor = cursor.into_string().ok_or_else(malformed)?;
+        // A host name that is not UTF-8 can be asked for by no request.
+        let hosts = keys.into_array().into_iter().filter_map(Value::into_string);
+        Ok(Page {
+            hosts: hosts.filter_map(|key| Some(schema::host_of_key(&key)?.to_owned())).collect(),
+            next: Some(cursor).filter(|cursor| cursor != "0"),
+        })
+    }
+
+    /// Reads the lists of these hosts, in their order.
+    pub async fn lists(&self, hosts: &[String]) -> Result<Vec<List>, StoreError> {
+        let pipeline = self.commands.client.pipeline();
+        self.queue(async {
+            for host in hosts {
+                pipeline.lrange::<(), _>(format!("{FRONTEND_PREFIX}{host}"), 0, -1).await?;
+            }
+            Ok(())
+        })
+        .await?;
+        let mut answers = self.answers(&pipeline, hosts.len()).await?.into_iter();
+        let mut lists = Vec::with_capacity(hosts.len());
+        while let Some(answer) = answers.next() {
+            lists.push(self.list(answer)?);
+        }
+        Ok(lists)
+    }
+
+    /// Reads the dead sets of these hosts, in their order.
+    pub async fn dead_sets(&self, hosts: &[String]) -> Result<Vec<DeadSet>, StoreError> {
+        let pipeline = self.commands.client.pipeline();
+        self.queue(async {
+            for host in hosts {
+                pipeline.smembers::<(), _>(format!("{DEAD_PREFIX}{host}")).await?;
+                pipeline.pttl::<(), _>(format!("{DEAD_PREFIX}{host}")).await?;
+            }
+            Ok(())
+        })
+        .await?;
+        let mut answers = self.answers(&pipeline, hosts.len() * 2).await?.into_iter();
+        let mut sets = Vec::with_capacity(hosts.len());
+        while let (Some(members), Some(pttl)) = (answers.next(), answers.next()) {
+            sets.push(self.dead_set(members, pttl)?);
+        }
+        Ok(sets)
+    }
+
+    /// Reads everything about these hosts, in one round trip.
+    pub async fn read(&self, hosts: Vec<String>) -> Result<Vec<Record>, StoreError> {
+        let (lists, dead) = tokio::try_join!(self.lists(&hosts), self.dead_sets(&hosts))?;
+        let records = hosts.into_iter().zip(lists).zip(dead);
+        Ok(records.map(|((host, list), dead)| Record { host, list: Some(list), dead: Some(dead) }).collect())
+    }
+
+    async fn queue(&self, commands: impl Future<Output = Result<(), fred::error::Error>>) -> Result<(), StoreError> {
+        commands.await.map_err(|error| StoreError::from_fred(&self.commands.server, error))
+    }
+
+    async fn answers(
+        &self,
+        pipeline: &Pipeline<fred::clients::Client>,
+        expected: usize,
+    ) -> Result<Vec<Result<Value, fred::error::Error>>, StoreError> {
+        if expected == 0 {
+            return Ok(Vec::new());
+        }
+        let answers = tokio::time::timeout(COMMAND_LIMIT, pipeline.try_all::<Value>())
+            .await
+            .map_err(|_| self.commands.silent(COMMAND_LIMIT))?;
+        if answers.len() == expected {
+            return Ok(answers);
+        }
+        // A pipeline that was cut off answers with its one error alone.
+        match answers.into_iter().find_map(Result::err) {
+            Some(error) => Err(StoreError::from_fred(&self.commands.server, error)),
+            None => Err(self.commands.protocol("a pipeline")),
+        }
+    }
+
+    fn list(&self, answer: Result<Value, fred::error::Error>) -> Result<List, StoreError> {
+        match answer {
+            Ok(value) => Ok(List::Elements(bytes_of(value))),
+            Err(error) if error.details().starts_with("WRONGTYPE") => Ok(List::WrongType),
+            Err(error) => Err(StoreError::from_fred(&self.commands.server, error)),
+        }
+    }
+
+    fn dead_set(
+        &self,
+        members: Result<Value, fred::error::Error>,
+        pttl: Result<Value, fred::error::Error>,
+    ) -> Result<DeadSet, StoreError> {
+        let refused = |error| StoreError::from_fred(&self.commands.server, error);
+        let members = match members {
+            Ok(value) => bytes_of(value),
+            // Leases of the active health check are strings; anything else here is junk. Neither marks a backend.
+            Err(error) if error.details().starts_with("WRONGTYPE") => Vec::new(),
+            Err(error) => return Err(refused(error)),
+        };
+        let pttl = pttl.map_err(refused)?.as_i64().ok_or_else(|| self.commands.protocol("PTTL"))?;
+        Ok(DeadSet::from_members(&members, pttl))
+    }
+
+    fn lost(&self, error: RecvError) -> StoreError {
+        let missed = match error {
+            RecvError::Lagged(missed) => missed,
+            RecvError::Closed => 0,
+        };
+        StoreError::Overrun { server: self.subscriber.server.to_string(), missed }
+    }
+}
+
+impl Vitals {
+    fn role_is_copying(&self) -> bool {
+        matches!(self.role, super::Role::Replica { copying: true, .. })
+    }
+}
+
+/// Asks a server for its vitals. What an access list forbids is left out; what the server does not answer is an error.
+async fn examine(connection: &Connection) -> Result<Vitals, StoreError> {
+    let client = &connection.client;
+    let asked = async {
+        tokio::join!(
+            client.dbsize::<u64>(),
+            client.info::<String>(Some(InfoKind::Replication)),
+            client.info::<String>(Some(InfoKind::CommandStats)),
+            client.config_get::<Value, _>("notify-keyspace-events"),
+        )
+    };
+    let (keys, replication, commands, flags) =
+        tokio::time::timeout(HEARTBEAT_LIMIT, asked).await.map_err(|_| connection.silent(HEARTBEAT_LIMIT))?;
+    let keys = keys.map_err(|error| StoreError::from_fred(&connection.server, error))?;
+    let flags = flags.ok().and_then(|answer| answer.into_array().into_iter().nth(1)?.into_string());
+    Ok(Vitals::parse(
+        replication.as_deref().unwrap_or_default(),
+        commands.ok().as_deref(),
+        keys,
+        flags.as_deref(),
+    ))
+}
+
+fn of_event(event: &KeyspaceEvent) -> Option<Change> {
+    Some(Change::Host(schema::host_of_key(event.key.as_str()?)?.to_owned()))
+}
+
+fn of_message(message: &Message) -> Change {
+    message.value.as_str().and_then(|payload| DeadNotice::decode(&payload)).map_or(Change::Junk, Change::Notice)
+}
+
+fn bytes_of(value: Value) -> Vec<Bytes> {
+    value.into_array().into_iter().filter_map(Value::into_bytes).collect()
+}
+
+trait IntoRecv {
+    fn into_recv(self) -> RecvError;
+}
+
+impl IntoRecv for TryRecvError {
+    fn into_recv(self) -> RecvError {
+        match self {
+            TryRecvError::Lagged(missed) => RecvError::Lagged(missed),
+            TryRecvError::Empty | TryRecvError::Closed => RecvError::Closed,
+        }
+    }
+}
+
+/// How long a heartbeat may take before the server counts as frozen.
+const HEARTBEAT_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long one pipeline may take.
+const COMMAND_LIMIT: Duration = Duration::from_secs(10);
+
+/// Keys looked at by one SCAN: large enough to amortise the round trip, small enough (a millisecond or so) not to be
+/// felt by Redis' other clients.
+const SCAN_COUNT: u32 = 1_000;

@@ -1,0 +1,134 @@
+//! Hosts whose keys may have changed since they were read, each once however many events named it.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    time::Instant,
+};
+
+use crate::store::{Change, Session, StoreError};
+
+/// The hosts still to be read again.
+#[derive(Default)]
+pub struct Dirty {
+    /// By host: the backends that notices named.
+    hosts: HashMap<String, Vec<String>>,
+    events: u64,
+    junk: u64,
+    since: Option<Instant>,
+}
+
+/// Some dirty hosts, about to be read.
+pub struct Batch {
+    hosts: HashMap<String, Vec<String>>,
+    /// Events that arrived since the previous batch.
+    pub events: u64,
+    /// Messages among them that were junk.
+    pub junk: u64,
+    /// When the first of them arrived.
+    pub since: Instant,
+}
+
+impl Dirty {
+    /// Notes one change.
+    pub fn add(&mut self, change: Change) {
+        self.since.get_or_insert_with(Instant::now);
+        self.events += 1;
+        match change {
+            Change::Host(host) => {
+                self.hosts.entry(host).or_default();
+            }
+            Change::Notice(notice) => match self.hosts.entry(notice.host) {
+                Entry::Occupied(urls) if urls.get().contains(&notice.url) => {}
+                urls => urls.or_default().push(notice.url),
+            },
+            Change::Junk => self.junk += 1,
+        }
+    }
+
+    /// Notes every change that has already arrived.
+    ///
+    /// # Errors
+    /// When the session is lost.
+    pub fn collect(&mut self, session: &mut Session) -> Result<(), StoreError> {
+        while let Some(change) = session.arrived()? {
+            self.add(change);
+        }
+        Ok(())
+    }
+
+    /// Whether the host is to be read again.
+    pub fn contains(&self, host: &str) -> bool {
+        self.hosts.contains_key(host)
+    }
+
+    /// Takes up to [`BATCH`] hosts; `None` when nothing has changed.
+    pub fn take_batch(&mut self) -> Option<Batch> {
+        let since = self.since?;
+        let hosts = if self.hosts.len() <= BATCH {
+            self.since = None;
+            std::mem::take(&mut self.hosts)
+        } else {
+            let names: Vec<String> = self.hosts.keys().take(BATCH).cloned().collect();
+            names.into_iter().filter_map(|host| self.hosts.remove_entry(&host)).collect()
+        };
+        let (events, junk) = (std::mem::take(&mut self.events), std::mem::take(&mut self.junk));
+        Some(Batch { hosts, events, junk, since })
+    }
+}
+
+impl Batch {
+    /// The hosts to read.
+    pub fn hosts(&self) -> Vec<String> {
+        self.hosts.keys().cloned().collect()
+    }
+
+    /// The backends of this host that were announced dead.
+    pub fn notices(&self, host: &str) -> &[String] {
+        self.hosts.get(host).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// Hosts read in one round trip.
+const BATCH: usize = 1_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::DeadNotice;
+
+    #[test]
+    fn a_burst_on_one_host_is_one_read() {
+        let mut dirty = Dirty::default();
+        for _ in 0..10_000 {
+            dirty.add(Change::Host("a".into()));
+        }
+        let notice = DeadNotice { host: "a".into(), url: "http://x".into(), index: 0, backends: 1 };
+        dirty.add(Change::Notice(notice.clone()));
+        dirty.add(Change::Notice(notice));
+        let batch = dirty.take_batch().unwrap();
+        assert_eq!((batch.hosts(), batch.events), (vec!["a".to_owned()], 10_002));
+        assert_eq!(batch.notices("a"), ["http://x"]);
+        assert!(dirty.take_batch().is_none());
+    }
+
+    #[test]
+    fn a_burst_on_many_hosts_is_read_in_batches() {
+        let mut dirty = Dirty::default();
+        for number in 0..2_500 {
+            dirty.add(Change::Host(number.to_string()));
+        }
+        let mut sizes = Vec::new();
+        while let Some(batch) = dirty.take_batch() {
+            sizes.push(batch.hosts().len());
+        }
+        assert_eq!(sizes, [1_000, 1_000, 500]);
+    }
+
+    #[test]
+    fn junk_is_counted_though_it_concerns_no_host() {
+        let mut dirty = Dirty::default();
+        dirty.add(Change::Junk);
+        let batch = dirty.take_batch().unwrap();
+        assert_eq!((batch.junk, batch.hosts().len()), (1, 0));
+    }
+}

@@ -1,0 +1,301 @@
+//! Keeping the routing table in step with Redis.
+//!
+//! The [`Syncer`] is the table's single writer. It opens a session with the read Redis, loads everything, and then re-reads
+//! just the keys that Redis says may have changed. Any doubt about the session ends it and begins another; meanwhile the
+//! last snapshot stays in force. The [`Reporter`] carries dead marks the other way, to the write Redis.
+
+mod dirty;
+mod reconcile;
+mod report;
+mod sweep;
+
+use std::{
+    collections::HashSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use tokio::{
+    sync::oneshot,
+    time::{self, MissedTickBehavior},
+};
+use tracing::{info, warn};
+
+use crate::{
+    routing::{Clock, Routes},
+    store::{Doubt, Notifications, Record, Server, Session, StoreError},
+    telemetry::{Metrics, StoreHealth},
+};
+
+use dirty::Dirty;
+pub use reconcile::{Applied, Malformed, Table};
+pub use report::{MARK_QUEUE, Reporter};
+use sweep::Sweep;
+
+/// How the table is kept.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The read Redis.
+    pub server: Server,
+    /// How long to wait between the end of one proof of convergence and the beginning of the next.
+    pub reconcile_every: Duration,
+}
+
+/// The task that owns the routing table.
+pub struct Syncer {
+    config: Config,
+    routes: Routes,
+    clock: Clock,
+    metrics: Arc<Metrics>,
+    health: Arc<StoreHealth>,
+    table: Table,
+    /// Hosts whose malformed values have been logged.
+    complained: HashSet<String>,
+    loaded: Option<oneshot::Sender<()>>,
+}
+
+/// Why a session was given up.
+enum Ended {
+    Failed(StoreError),
+    Doubted(Doubt),
+}
+
+impl From<StoreError> for Ended {
+    fn from(error: StoreError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl Syncer {
+    /// A syncer that publishes to `routes`, and tells `loaded` when the first snapshot is in force.
+    pub fn new(
+        config: Config,
+        routes: Routes,
+        clock: Clock,
+        metrics: Arc<Metrics>,
+        health: Arc<StoreHealth>,
+        loaded: oneshot::Sender<()>,
+    ) -> Self {
+        let (table, complained) = (Table::default(), HashSet::new());
+        Self { config, routes, clock, metrics, health, table, complained, loaded: Some(loaded) }
+    }
+
+    /// Follows Redis for ever.
+    ///
+    /// # Errors
+    /// Only before the first load, and only when waiting cannot help: a wrong password or database.
+    pub async fn run(mut self) -> Result<(), StoreError> {
+        let mut delays = backoff();
+        loop {
+            let ended = match Session::open(&self.config.server).await {
+                Ok(mut session) => {
+                    let ended = self.follow(&mut session).await;
+                    if self.metrics.connected.get() == 1 {
+                        delays = backoff();
+                    }
+                    ended
+                }
+                Err(error) => Ended::Failed(error),
+            };
+            self.metrics.connected.set(0);
+            match ended {
+                Ended::Doubted(doubt) => {
+                    info!(server = %self.config.server, reason = %doubt, "loading the whole routing table again");
+                }
+                Ended::Failed(error) if error.is_misconfiguration() && self.loaded.is_some() => return Err(error),
+                Ended::Failed(error) => {
+                    self.health.impaired(error.to_string());
+                    let delay = delays.next().unwrap_or(LONGEST_DELAY);
+                    if self.loaded.is_some() {
+                        warn!("waiting for Redis: {error}");
+                    } else {
+                        warn!(frontends = self.metrics.frontends.get(), "{error}; keeping the last routing table");
+                    }
+                    time::sleep(delay).await;
+                }
+            }
+        }
+    }
+
+    async fn follow(&mut self, session: &mut Session) -> Ended {
+        match self.try_follow(session).await {
+            Ok(never) => match never {},
+            Err(ended) => ended,
+        }
+    }
+
+    async fn try_follow(&mut self, session: &mut Session) -> Result<std::convert::Infallible, Ended> {
+        let mut dirty = Dirty::default();
+        self.load(session, &mut dirty).await?;
+        self.catch_up(session, &mut dirty).await?;
+
+        let mut heartbeat = time::interval(HEARTBEAT);
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut sweep: Option<Sweep> = None;
+        let mut sweep_at = time::Instant::now() + self.sweep_interval(session);
+        loop {
+            tokio::select! {
+                change = session.change() => {
+                    dirty.add(change?);
+                    self.catch_up(session, &mut dirty).await?;
+                }
+                _ = heartbeat.tick() => {
+                    let polled = self.is_polling(session);
+                    if let Some(doubt) = session.beat().await? {
+                        return Err(Ended::Doubted(doubt));
+                    }
+                    self.take_pulse(session);
+                    if self.is_polling(session) && !polled {
+                        sweep_at = time::Instant::now();
+                    }
+                }
+                () = time::sleep_until(sweep_at) => {
+                    let began = Instant::now();
+                    let current = sweep.get_or_insert_default();
+                    if self.sweep(session, current, &mut dirty).await? {
+                        sweep = None;
+                        sweep_at = time::Instant::now() + self.sweep_interval(session);
+                    } else {
+                        sweep_at = time::Instant::now() + began.elapsed() * SWEEP_REST;
+                    }
+                    self.catch_up(session, &mut dirty).await?;
+                }
+            }
+        }
+    }
+
+    /// Loads everything, collecting what changes meanwhile, and publishes it as one snapshot.
+    async fn load(&mut self, session: &mut Session, dirty: &mut Dirty) -> Result<(), Ended> {
+        let began = Instant::now();
+        let mut sweep = Sweep::default();
+        while let Some(records) = sweep.step(session, &self.table).await? {
+            for record in &records {
+                self.apply(record);
+            }
+            dirty.collect(session)?;
+        }
+        self.publish();
+        let frontends = self.metrics.frontends.get();
+        info!(server = %self.config.server, frontends, took = ?began.elapsed(), "the routing table is loaded");
+        if let Notifications::Off(flags) = &session.vitals().notifications {
+            warn!(
+                server = %self.config.server,
+                "keyspace notifications are off (notify-keyspace-events is \"{flags}\"), so edits take up to a second or \
+                 more to arrive: run CONFIG SET notify-keyspace-events KA on this server"
+            );
+        }
+        self.metrics.connected.set(1);
+        self.take_pulse(session);
+        match self.loaded.take() {
+            // The receiver is gone only when the process is ending.
+            Some(loaded) => drop(loaded.send(())),
+            None => self.metrics.resyncs.inc(),
+        }
+        Ok(())
+    }
+
+    /// Re-reads the keys that may have changed until none is left, publishing after each batch.
+    async fn catch_up(&mut self, session: &mut Session, dirty: &mut Dirty) -> Result<(), Ended> {
+        dirty.collect(session)?;
+        while let Some(batch) = dirty.take_batch() {
+            let records = session.read(batch.hosts()).await?;
+            let mut changed = false;
+            for record in &records {
+                changed |= self.apply(record);
+                for url in batch.notices(&record.host) {
+                    if let Some(dead) = &record.dead {
+                        self.table.remark(&record.host, url, dead, self.clock.now());
+                    }
+                }
+            }
+            if changed {
+                self.publish();
+            }
+            self.metrics.events.inc_by(batch.events);
+            self.metrics.malformed_records.inc_by(batch.junk);
+            self.metrics.publish_duration.observe(batch.since.elapsed().as_secs_f64());
+            dirty.collect(session)?;
+        }
+        Ok(())
+    }
+
+    /// One step of a proof of convergence; returns whether that was the last. Differences that no event announces are
+    /// mended, and counted unless there are no events to announce them.
+    async fn sweep(&mut self, session: &mut Session, sweep: &mut Sweep, dirty: &mut Dirty) -> Result<bool, Ended> {
+        let Some(records) = sweep.step(session, &self.table).await? else { return Ok(true) };
+        let suspects: Vec<&Record> = records.iter().filter(|record| self.table.differs(record)).collect();
+        if !suspects.is_empty() && !self.is_polling(session) {
+            session.barrier().await?;
+            dirty.collect(session)?;
+            for record in suspects.iter().filter(|record| !dirty.contains(&record.host)) {
+                self.metrics.drift.inc();
+                warn!(host = record.host, "the routing table had drifted from Redis without an event");
+            }
+        }
+        let changed = records.iter().fold(false, |changed, record| self.apply(record) | changed);
+        if changed {
+            self.publish();
+        }
+        Ok(false)
+    }
+
+    /// Applies one record to the table, and logs once what is wrong with it.
+    fn apply(&mut self, record: &Record) -> bool {
+        let applied = self.table.apply(record, self.clock.now());
+        if applied.malformed.is_empty() {
+            // A record that holds only half of what Redis says cannot clear the other half.
+            if record.list.is_some() && record.dead.is_some() {
+                self.complained.remove(&record.host);
+            }
+        } else if self.complained.insert(record.host.clone()) {
+            self.metrics.malformed_records.inc_by(applied.malformed.len() as u64);
+            let rest = applied.malformed.len() - 1;
+            warn!(host = record.host, "malformed value in Redis: {} (and {rest} more)", applied.malformed[0]);
+        }
+        applied.changed
+    }
+
+    fn publish(&self) {
+        let snapshot = self.table.snapshot();
+        self.metrics.frontends.set(i64::try_from(snapshot.len()).unwrap_or(i64::MAX));
+        self.routes.publish(snapshot);
+    }
+
+    fn take_pulse(&self, session: &Session) {
+        self.metrics.polling.set(i64::from(self.is_polling(session)));
+        match session.vitals().stale() {
+            None => self.health.agreed(self.clock.now()),
+            Some(problem) => self.health.impaired(format!("Redis at {}: {problem}", self.config.server)),
+        }
+    }
+
+    fn is_polling(&self, session: &Session) -> bool {
+        matches!(session.vitals().notifications, Notifications::Off(_))
+    }
+
+    fn sweep_interval(&self, session: &Session) -> Duration {
+        if self.is_polling(session) { POLL } else { self.config.reconcile_every }
+    }
+}
+
+fn backoff() -> backon::ExponentialBackoff {
+    ExponentialBuilder::default()
+        .with_jitter()
+        .with_min_delay(Duration::from_millis(25))
+        .with_max_delay(LONGEST_DELAY)
+        .without_max_times()
+        .build()
+}
+
+/// How often the session is examined. Silent changes are noticed within this and the time of one load.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// How often the table is re-read while keyspace notifications are off.
+const POLL: Duration = Duration::from_secs(1);
+
+/// A sweep rests this many times as long as each of its steps took, so that it uses at most a fifth of one Redis core.
+const SWEEP_REST: u32 = 4;
+
+/// The longest pause between attempts to reach Redis, jitter aside.
+const LONGEST_DELAY: Duration = Duration::from_secs(1);

@@ -1,0 +1,430 @@
+//! From what Redis says to the next snapshot. Pure: no Redis, no sockets, no clock.
+//!
+//! The table remembers just enough beside the snapshot to get two things right that a single key cannot tell: which of
+//! several spellings of a host is in force, and which backend each index of a dead set meant when it was learnt.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+
+use crate::{
+    routing::{Backend, BackendError, Frontend, Moment, Slot, Snapshot},
+    store::{DeadSet, List, Record},
+};
+
+/// The syncer's working copy of the routing table.
+#[derive(Default)]
+pub struct Table {
+    snapshot: Snapshot,
+    /// Frontends whose key has capitals, by lower-cased host and then by spelling. They answer only while the lower-case
+    /// key has no route.
+    variants: HashMap<Box<str>, BTreeMap<Box<str>, Arc<Frontend>>>,
+    /// For each key with a dead set: the backend that each of its indexes meant when it appeared.
+    dead: HashMap<Box<str>, BTreeMap<usize, Arc<Backend>>>,
+}
+
+/// What applying one record did.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Whether the snapshot differs from before. Dead marks are not part of the snapshot.
+    pub changed: bool,
+    /// What was wrong with the record, in words for the log; empty when nothing was.
+    pub malformed: Vec<Malformed>,
+}
+
+/// A part of a record that had to be skipped.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// The frontend key is not a list; the last good list stays in force.
+    #[error("the key is not a list")]
+    NotAList,
+    /// A list element is no backend.
+    #[error("backend {index} ({url:?}): {error}")]
+    Backend {
+        /// Its zero-based position among the backends.
+        index: usize,
+        /// The element, made printable.
+        url: String,
+        /// What is wrong with it.
+        error: BackendError,
+    },
+    /// Members of the dead set that are no index.
+    #[error("{0} members of the dead set are not indexes")]
+    DeadMembers(usize),
+}
+
+impl Table {
+    /// The present state, for publishing. Cheap.
+    pub fn snapshot(&self) -> Snapshot {
+        self.snapshot.clone()
+    }
+
+    /// Brings the table into agreement with one host's record, read at `now`.
+    pub fn apply(&mut self, record: &Record, now: Moment) -> Applied {
+        let mut applied = Applied::default();
+        match &record.list {
+            Some(List::Elements(elements)) => {
+                let frontend = self.build(&record.host, elements, &mut applied.malformed);
+                applied.changed = self.put(&record.host, frontend);
+            }
+            Some(List::WrongType) => applied.malformed.push(Malformed::NotAList),
+            None => {}
+        }
+        if let Some(dead) = &record.dead {
+            if dead.malformed > 0 {
+                applied.malformed.push(Malformed::DeadMembers(dead.malformed));
+            }
+            self.apply_dead(&record.host, dead, now);
+        }
+        applied
+    }
+
+    /// Another instance has just marked `url` dead: takes it out of rotation for the set's whole `ttl`, even if the set
+    /// already held its index and an earlier mark of it has run out.
+    pub fn remark(&self, host: &str, url: &str, dead: &DeadSet, now: Moment) {
+        let Some(frontend) = self.frontend(host) else { return };
+        let Some(slot) = frontend.slot_of(url) else { return };
+        if dead.indexes.contains(&slot.index) {
+            slot.backend.mark_dead(now, deadline(dead, now));
+        }
+    }
+
+    /// Whether a record says something else than the table holds, dead marks aside.
+    pub fn differs(&self, record: &Record) -> bool {
+        let Some(List::Elements(elements)) = &record.list else { return false };
+        let built = self.build(&record.host, elements, &mut Vec::new());
+        match (self.frontend(&record.host), &built) {
+            (None, None) => false,
+            (Some(held), Some(built)) => !same(held, built),
+            _ => true,
+        }
+    }
+
+    /// Every frontend key the table holds, as Redis spells it, shadowed spellings included.
+    pub fn frontend_hosts(&self) -> impl Iterator<Item = &str> {
+        let shadowed = self.variants.values().flat_map(BTreeMap::keys).map(AsRef::as_ref);
+        self.snapshot.iter().map(|frontend| frontend.key()).chain(shadowed)
+    }
+
+    /// Every key whose dead set the table knows, as Redis spells it.
+    pub fn dead_hosts(&self) -> impl Iterator<Item = &str> {
+        self.dead.keys().map(AsRef::as_ref)
+    }
+
+    /// The frontend of this very spelling, in force or not.
+    fn frontend(&self, host: &str) -> Option<&Arc<Frontend>> {
+        let lower = host.to_ascii_lowercase();
+        self.snapshot
+            .get(&lower)
+            .filter(|frontend| frontend.key() == host)
+            .or_else(|| self.variants.get(lower.as_str())?.get(host))
+    }
+
+    fn build(&self, host: &str, elements: &[Bytes], malformed: &mut Vec<Malformed>) -> Option<Frontend> {
+        let (id, urls) = elements.split_first()?;
+        let previous = self.frontend(host);
+        let mut backends = self.known_backends(host, previous);
+        let mut slots = Vec::with_capacity(urls.len());
+        for (index, element) in urls.iter().enumerate() {
+            let parsed = match std::str::from_utf8(element) {
+                Err(_) => Err(BackendError::Host),
+                Ok(url) => match backends.get(url) {
+                    Some(backend) => Ok(Arc::clone(backend)),
+                    None => Backend::parse(url).map(Arc::new).inspect(|backend| {
+                        backends.insert(url, Arc::clone(backend));
+                    }),
+                },
+            };
+            match parsed {
+                Ok(backend) => slots.push(Slot { index, backend }),
+                Err(error) => {
+                    let url = String::from_utf8_lossy(element).into_owned();
+                    malformed.push(Malformed::Backend { index, url, error });
+                }
+            }
+        }
+        let frontend = Frontend::new(host, &String::from_utf8_lossy(id), slots, urls.len())?;
+        Some(match previous {
+            Some(previous) => frontend.continuing(previous),
+            None => frontend,
+        })
+    }
+
+    /// The backend objects that already stand for URLs of this host, so that marks survive any edit of the list, even one
+    /// that removes the whole list and writes it anew while the dead set stands.
+    fn known_backends<'a>(
+        &'a self,
+        host: &str,
+        previous: Option<&'a Arc<Frontend>>,
+    ) -> HashMap<&'a str, Arc<Backend>> {
+        let dead = self.dead.get(host).into_iter().flat_map(BTreeMap::values);
+        let listed = previous.into_iter().flat_map(|frontend| frontend.slots()).map(|slot| &slot.backend);
+        dead.chain(listed).map(|backend| (backend.url(), Arc::clone(backend))).collect()
+    }
+
+    /// Files a frontend under its host; returns whether the snapshot changed.
+    fn put(&mut self, host: &str, frontend: Option<Frontend>) -> bool {
+        match (self.frontend(host), &frontend) {
+            (None, None) => return false,
+            (Some(held), Some(new)) if same(held, new) => return false,
+            _ => {}
+        }
+        let frontend = frontend.map(Arc::new);
+        let lower = host.to_ascii_lowercase();
+        if lower != host {
+            let spellings = self.variants.entry(lower.as_str().into()).or_default();
+            match frontend {
+                Some(frontend) => spellings.insert(host.into(), frontend),
+                None => spellings.remove(host),
+            };
+            if spellings.is_empty() {
+                self.variants.remove(lower.as_str());
+            }
+            if self.snapshot.get(&lower).is_some_and(|held| held.key() == lower) {
+                return false;
+            }
+            self.fall_back(&lower);
+        } else if let Some(frontend) = frontend {
+            self.snapshot.insert(&lower, frontend);
+        } else {
+            self.fall_back(&lower);
+        }
+        true
+    }
+
+    /// Lets the first of the other spellings answer for a host whose lower-case key has no route.
+    fn fall_back(&mut self, lower: &str) {
+        match self.variants.get(lower).and_then(|spellings| spellings.values().next()) {
+            Some(frontend) => self.snapshot.insert(lower, Arc::clone(frontend)),
+            None => self.snapshot.remove(lower),
+        }
+    }
+
+    /// Compares a dead set with what it held before. Only an index that appears marks, and only one that disappears
+    /// revives: what an index means is settled when it is first seen, whatever happens to the list afterwards.
+    fn apply_dead(&mut self, host: &str, dead: &DeadSet, now: Moment) {
+        if dead.indexes.is_empty() && !self.dead.contains_key(host) {
+            return;
+        }
+        let frontend = self.frontend(host).cloned();
+        let known = self.dead.remove(host).unwrap_or_default();
+        let mut next = BTreeMap::new();
+        for &index in &dead.indexes {
+            if let Some(backend) = known.get(&index) {
+                next.insert(index, Arc::clone(backend));
+            } else if let Some(backend) = frontend.as_ref().and_then(|frontend| frontend.at_index(index)) {
+                backend.mark_dead(now, deadline(dead, now));
+                next.insert(index, Arc::clone(backend));
+            }
+        }
+        for backend in known.values() {
+            if !next.values().any(|still| Arc::ptr_eq(still, backend)) {
+                backend.revive();
+            }
+        }
+        if !next.is_empty() {
+            self.dead.insert(host.into(), next);
+        }
+    }
+}
+
+fn deadline(dead: &DeadSet, now: Moment) -> Moment {
+    dead.ttl.map_or(Moment::from_millis(u64::MAX), |ttl| now.after(ttl))
+}
+
+fn same(held: &Frontend, new: &Frontend) -> bool {
+    let shape = |frontend: &Frontend| (frontend.listed(), frontend.slots().len());
+    held.id() == new.id()
+        && shape(held) == shape(new)
+        && held.slots().iter().zip(new.slots()).all(|(a, b)| a.index == b.index && Arc::ptr_eq(&a.backend, &b.backend))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, time::Duration};
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::routing::{Host, Tried};
+
+    const NOW: Moment = Moment::from_millis(1_000);
+
+    fn list(elements: &[&str]) -> List {
+        List::Elements(elements.iter().map(|element| Bytes::copy_from_slice(element.as_bytes())).collect())
+    }
+
+    fn record(host: &str, elements: &[&str], dead: &[usize]) -> Record {
+        Record {
+            host: host.to_owned(),
+            list: Some(list(elements)),
+            dead: Some(DeadSet { indexes: dead.to_vec(), malformed: 0, ttl: Some(Duration::from_secs(30)) }),
+        }
+    }
+
+    fn alive(table: &Table, host: &str, now: Moment) -> BTreeSet<String> {
+        let snapshot = table.snapshot();
+        let Some(frontend) = snapshot.find(&Host::parse(host).unwrap()) else { return BTreeSet::new() };
+        frontend
+            .slots()
+            .iter()
+            .filter(|slot| !slot.backend.is_dead(now))
+            .map(|slot| slot.backend.url().to_owned())
+            .collect()
+    }
+
+    fn urls(urls: &[&str]) -> BTreeSet<String> {
+        urls.iter().map(|&url| url.to_owned()).collect()
+    }
+
+    #[test]
+    fn a_host_needs_an_identifier_and_a_backend() {
+        let mut table = Table::default();
+        assert!(!table.apply(&record("a", &[], &[]), NOW).changed);
+        assert!(!table.apply(&record("a", &["id"], &[]), NOW).changed);
+        assert!(table.apply(&record("a", &["id", "http://x"], &[]), NOW).changed);
+        assert!(!table.apply(&record("a", &["id", "http://x"], &[]), NOW).changed);
+        assert!(table.apply(&record("a", &["id"], &[]), NOW).changed);
+        assert!(table.snapshot().is_empty());
+    }
+
+    #[test]
+    fn a_mark_stays_with_its_backend_when_the_list_shifts() {
+        let mut table = Table::default();
+        table.apply(&record("a", &["id", "http://x", "http://y", "http://z"], &[1]), NOW);
+        assert_eq!(alive(&table, "a", NOW), urls(&["http://x", "http://z"]));
+        table.apply(&record("a", &["id", "http://y", "http://z"], &[1]), NOW);
+        assert_eq!(alive(&table, "a", NOW), urls(&["http://z"]));
+        table.apply(&record("a", &[], &[1]), NOW);
+        table.apply(&record("a", &["id", "http://z", "http://q", "http://y"], &[1]), NOW);
+        assert_eq!(alive(&table, "a", NOW), urls(&["http://q", "http://z"]));
+    }
+
+    #[test]
+    fn a_removed_index_revives_what_it_marked() {
+        let mut table = Table::default();
+        table.apply(&record("a", &["id", "http://x", "http://y"], &[0, 1]), NOW);
+        table.apply(&record("a", &["id", "http://y", "http://x"], &[1]), NOW);
+        assert_eq!(alive(&table, "a", NOW), urls(&["http://x"]));
+        table.apply(&record("a", &["id", "http://y", "http://x"], &[]), NOW);
+        assert_eq!(alive(&table, "a", NOW).len(), 2);
+    }
+
+    #[test]
+    fn another_mark_does_not_prolong_the_first() {
+        let mut table = Table::default();
+        table.apply(&record("a", &["id", "http://x", "http://y"], &[0]), NOW);
+        let later = NOW.after(Duration::from_secs(20));
+        table.apply(&record("a", &["id", "http://x", "http://y"], &[0, 1]), later);
+        assert_eq!(alive(&table, "a", NOW.after(Duration::from_secs(30))), urls(&["http://x"]));
+        assert_eq!(alive(&table, "a", later.after(Duration::from_secs(30))).len(), 2);
+    }
+
+    #[test]
+    fn a_notice_renews_a_mark_that_had_run_out() {
+        let mut table = Table::default();
+        let elements = ["id", "http://x", "http://y"];
+        table.apply(&record("a", &elements, &[0]), NOW);
+        let later = NOW.after(Duration::from_secs(31));
+        let again = record("a", &elements, &[0]);
+        table.apply(&again, later);
+        assert_eq!(alive(&table, "a", later).len(), 2);
+        table.remark("a", "http://x", again.dead.as_ref().unwrap(), later);
+        assert_eq!(alive(&table, "a", later), urls(&["http://y"]));
+    }
+
+    #[test]
+    fn a_local_mark_survives_a_set_that_does_not_have_it_yet() {
+        let mut table = Table::default();
+        table.apply(&record("a", &["id", "http://x", "http://y"], &[]), NOW);
+        let snapshot = table.snapshot();
+        snapshot.get("a").unwrap().slots()[0].backend.mark_dead(NOW, NOW.after(Duration::from_secs(30)));
+        table.apply(&record("a", &["id", "http://x", "http://y", "http://z"], &[]), NOW);
+        assert_eq!(alive(&table, "a", NOW), urls(&["http://y", "http://z"]));
+    }
+
+    #[test]
+    fn a_set_without_expiry_marks_until_it_is_removed() {
+        let mut table = Table::default();
+        let mut forever = record("a", &["id", "http://x"], &[0]);
+        forever.dead.as_mut().unwrap().ttl = None;
+        table.apply(&forever, NOW);
+        assert!(alive(&table, "a", Moment::from_millis(u64::MAX - 1)).is_empty());
+    }
+
+    #[test]
+    fn junk_backends_are_skipped_but_keep_their_index() {
+        let mut table = Table::default();
+        let applied = table.apply(&record("a", &["id", "ftp://x", "http://y"], &[0, 1]), NOW);
+        assert_eq!(applied.malformed.len(), 1);
+        let snapshot = table.snapshot();
+        let frontend = snapshot.get("a").unwrap();
+        assert_eq!((frontend.slots()[0].index, frontend.listed()), (1, 2));
+        assert!(frontend.choose(NOW, &Tried::default()).is_none());
+        assert!(table.apply(&record("a", &["id", "junk url"], &[]), NOW).changed);
+        assert!(table.snapshot().is_empty());
+    }
+
+    #[test]
+    fn a_key_of_the_wrong_type_keeps_the_last_good_list() {
+        let mut table = Table::default();
+        table.apply(&record("a", &["id", "http://x"], &[]), NOW);
+        let wrong = Record { host: "a".into(), list: Some(List::WrongType), dead: None };
+        assert_eq!(table.apply(&wrong, NOW), Applied { changed: false, malformed: vec![Malformed::NotAList] });
+        assert_eq!(table.snapshot().len(), 1);
+    }
+
+    #[test]
+    fn the_lower_case_spelling_wins_while_it_has_a_route() {
+        let mut table = Table::default();
+        assert!(table.apply(&record("Foo", &["id", "http://capital"], &[]), NOW).changed);
+        assert_eq!(alive(&table, "foo", NOW), urls(&["http://capital"]));
+        assert!(table.apply(&record("foo", &["id", "http://lower"], &[]), NOW).changed);
+        assert!(!table.apply(&record("Foo", &["id", "http://other"], &[]), NOW).changed);
+        assert_eq!(alive(&table, "foo", NOW), urls(&["http://lower"]));
+        assert!(table.apply(&record("foo", &[], &[]), NOW).changed);
+        assert_eq!(alive(&table, "foo", NOW), urls(&["http://other"]));
+        assert!(table.apply(&record("Foo", &[], &[]), NOW).changed);
+        assert!(table.snapshot().is_empty() && table.variants.is_empty());
+    }
+
+    #[test]
+    fn a_url_listed_twice_is_one_backend() {
+        let mut table = Table::default();
+        table.apply(&record("a", &["id", "http://x", "http://x", "http://y"], &[0]), NOW);
+        assert_eq!(alive(&table, "a", NOW), urls(&["http://y"]));
+    }
+
+    proptest! {
+        #[test]
+        fn the_order_of_edits_does_not_matter_for_where_it_ends(
+            edits in proptest::collection::vec(("[aA][bB]?", proptest::collection::vec("http://[xyz]|junk url", 0..4), proptest::collection::vec(0..4usize, 0..3)), 1..30),
+        ) {
+            let mut edited = Table::default();
+            let mut last = BTreeMap::new();
+            for (host, backends, dead) in &edits {
+                let mut elements = vec!["id"];
+                elements.extend(backends.iter().map(String::as_str));
+                let record = record(host, &elements, dead);
+                edited.apply(&record, NOW);
+                prop_assert!(!edited.differs(&record));
+                last.insert(host.clone(), record);
+            }
+            let mut loaded = Table::default();
+            for record in last.values() {
+                loaded.apply(record, NOW);
+            }
+            let shape = |table: &Table| {
+                let mut all: Vec<_> = table.snapshot().iter().map(|frontend| {
+                    (frontend.key().to_owned(), frontend.slots().iter().map(|slot| (slot.index, slot.backend.url().to_owned())).collect::<Vec<_>>())
+                }).collect();
+                all.sort();
+                all
+            };
+            prop_assert_eq!(shape(&edited), shape(&loaded));
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! Whether the routing table can be trusted to be current.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwapOption;
+
+use crate::routing::Moment;
+
+/// What `__ping__` and the snapshot's age are answered from. Written by the syncer, read by everyone.
+pub struct StoreHealth {
+    problem: ArcSwapOption<String>,
+    agreed_at: AtomicU64,
+}
+
+impl StoreHealth {
+    /// Unhealthy until the first load.
+    pub fn starting(now: Moment) -> Self {
+        Self {
+            problem: ArcSwapOption::from_pointee("the routing table is not loaded yet".to_owned()),
+            agreed_at: AtomicU64::new(now.as_millis()),
+        }
+    }
+
+    /// The table agreed with a usable read Redis at `now`.
+    pub fn agreed(&self, now: Moment) {
+        self.agreed_at.store(now.as_millis(), Ordering::Relaxed);
+        self.problem.store(None);
+    }
+
+    /// The read Redis cannot be used, or what it says is old.
+    pub fn impaired(&self, problem: String) {
+        self.problem.store(Some(Arc::new(problem)));
+    }
+
+    /// Why the read Redis is not usable, if it is not.
+    pub fn problem(&self) -> Option<Arc<String>> {
+        self.problem.load_full()
+    }
+
+    /// How long ago the table last agreed with Redis.
+    pub fn age(&self, now: Moment) -> Duration {
+        Moment::from_millis(self.agreed_at.load(Ordering::Relaxed)).until(now)
+    }
+}
