@@ -1,5 +1,27 @@
-//! PlanB
+//! PlanB: a distributed HTTP and WebSocket reverse proxy whose routes live in Redis.
+//!
+//! | module | job |
+//! |---|---|
+//! | [`cli`], [`config`] | flags and environment, turned into each part's own configuration once |
+//! | [`app`], [`drain`] | put the parts together, start them, watch them, end them in order |
+//! | [`routing`] | pure: which backend answers a request |
+//! | [`store`] | Redis: sessions, keys and messages; the only importer of the client library |
+//! | [`sync`] | keeps the routing table in step with Redis, and carries dead marks back to it |
+//! | [`proxy`] | from an accepted connection to a finished response |
+//! | [`telemetry`] | metrics, access log, error log, the operators' listener |
+//! | [`demo`] | the main job before one's eyes, on this machine alone |
+//!
+//! One task, the [`sync::Syncer`], keeps an immutable [`routing::Snapshot`] current. Requests read it through
+//! [`routing::Routes`] and never wait for Redis; failures travel to the Redis master through a bounded queue, by way of the
+//! [`sync::Reporter`]. Requests run on one single-threaded runtime per core; everything else shares a small one, so that it
+//! never delays a request.
 
+pub mod app;
+pub mod cli;
+pub mod config;
+pub mod demo;
+pub mod drain;
+pub mod proxy;
 pub mod routing;
 pub mod store;
 pub mod sync;

@@ -1,1 +1,25 @@
-fn main() {}
+//! The `planb` executable.
+
+use std::process::ExitCode;
+
+use planb::{
+    app,
+    cli::{Cli, Command},
+    demo,
+    telemetry::Telemetry,
+};
+
+fn main() -> ExitCode {
+    let cli = Cli::from_process();
+    let outcome = match cli.subcommand() {
+        Some(Command::Demo) => demo::run(),
+        None => Telemetry::init().and_then(|telemetry| app::run(cli.into_config(), &telemetry, drop)),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("planb: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -72,7 +72,8 @@ impl Frontend {
     /// Continues the rotation where `previous`, an older state of the same frontend, is now.
     #[must_use]
     pub fn continuing(self, previous: &Frontend) -> Self {
-        self.cursor.store(previous.cursor.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.cursor
+            .store(previous.cursor.load(Ordering::Relaxed), Ordering::Relaxed);
         self
     }
 
@@ -122,7 +123,10 @@ impl Frontend {
             Some(slot) => slot,
             None => self.slots.iter().find(eligible)?,
         };
-        Some(Choice { index: slot.index, backend: Arc::clone(&slot.backend) })
+        Some(Choice {
+            index: slot.index,
+            backend: Arc::clone(&slot.backend),
+        })
     }
 }
 
@@ -138,7 +142,10 @@ mod tests {
         let slots = urls
             .iter()
             .enumerate()
-            .map(|(index, url)| Slot { index, backend: Arc::new(Backend::parse(url).unwrap()) })
+            .map(|(index, url)| Slot {
+                index,
+                backend: Arc::new(Backend::parse(url).unwrap()),
+            })
             .collect();
         Frontend::new("host", "id", slots, urls.len()).unwrap()
     }

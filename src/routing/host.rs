@@ -45,7 +45,10 @@ impl<'a> Host<'a> {
         } else {
             Cow::Borrowed(value)
         };
-        Ok(Self { full, name_len: stripped.len() })
+        Ok(Self {
+            full,
+            name_len: stripped.len(),
+        })
     }
 
     /// The host as a frontend key names it: `name` or `name:port`.
@@ -63,7 +66,11 @@ impl<'a> Host<'a> {
     pub fn wildcard_suffixes(&self) -> impl Iterator<Item = &str> {
         let name = self.name();
         let mut rest = name;
-        let surplus = name.bytes().filter(|&b| b == b'.').count().saturating_sub(MAX_LABELS - 1);
+        let surplus = name
+            .bytes()
+            .filter(|&b| b == b'.')
+            .count()
+            .saturating_sub(MAX_LABELS - 1);
         for _ in 0..surplus {
             rest = parent(rest).unwrap_or(rest);
         }
@@ -90,7 +97,11 @@ mod tests {
     use super::*;
 
     fn suffixes(value: &str) -> Vec<String> {
-        Host::parse(value).unwrap().wildcard_suffixes().map(str::to_owned).collect()
+        Host::parse(value)
+            .unwrap()
+            .wildcard_suffixes()
+            .map(str::to_owned)
+            .collect()
     }
 
     #[test]
@@ -122,7 +133,10 @@ mod tests {
     #[test]
     fn wildcards_stop_at_five_levels() {
         assert_eq!(suffixes("a.b.c.d.e.f"), ["b.c.d.e.f", "c.d.e.f", "d.e.f", "e.f", "f"]);
-        assert_eq!(suffixes("x.y.z.a.b.c.d.e.f"), ["b.c.d.e.f", "c.d.e.f", "d.e.f", "e.f", "f"]);
+        assert_eq!(
+            suffixes("x.y.z.a.b.c.d.e.f"),
+            ["b.c.d.e.f", "c.d.e.f", "d.e.f", "e.f", "f"]
+        );
     }
 
     #[test]

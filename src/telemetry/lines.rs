@@ -67,17 +67,32 @@ enum Message {
 impl Lines {
     /// Opens `target` and starts writing to it; `dropped` counts the lines that found the queue full.
     pub fn open(target: &LogTarget, dropped: IntCounter) -> io::Result<(Self, Option<LinesGuard>)> {
-        let Some(sink) = Sink::open(target)? else { return Ok((Self { queue: None, dropped }, None)) };
+        let Some(sink) = Sink::open(target)? else {
+            return Ok((Self { queue: None, dropped }, None));
+        };
         let (queue, messages) = sync_channel(CAPACITY);
         let (finish, finished) = sync_channel(1);
-        let reporter = Reporter { dropped: dropped.clone(), reported: dropped.get(), next: Instant::now() };
+        let reporter = Reporter {
+            dropped: dropped.clone(),
+            reported: dropped.get(),
+            next: Instant::now(),
+        };
         thread::Builder::new().name("log".to_owned()).spawn(move || {
             pump(sink, &messages, reporter);
             // Nobody waits any more if the process is past caring.
             let _ = finish.send(());
         })?;
-        let guard = LinesGuard { queue: queue.clone(), finished };
-        Ok((Self { queue: Some(queue), dropped }, Some(guard)))
+        let guard = LinesGuard {
+            queue: queue.clone(),
+            finished,
+        };
+        Ok((
+            Self {
+                queue: Some(queue),
+                dropped,
+            },
+            Some(guard),
+        ))
     }
 
     /// Whether lines go anywhere, so that callers can spare themselves the formatting.
@@ -125,7 +140,10 @@ impl<'a> MakeWriter<'a> for Lines {
     type Writer = LineWriter<'a>;
 
     fn make_writer(&'a self) -> Self::Writer {
-        LineWriter { lines: self, buffer: Vec::new() }
+        LineWriter {
+            lines: self,
+            buffer: Vec::new(),
+        }
     }
 }
 
@@ -205,7 +223,10 @@ impl Sink {
             LogTarget::None => return Ok(None),
             LogTarget::Stdout => Self::Stdout(io::BufWriter::new(io::stdout())),
             LogTarget::Stderr => Self::Stderr(io::BufWriter::new(io::stderr())),
-            LogTarget::File(path) => Self::File { path: path.clone(), file: append_to(path)? },
+            LogTarget::File(path) => Self::File {
+                path: path.clone(),
+                file: append_to(path)?,
+            },
             LogTarget::Syslog => Self::Syslog(connect_syslog()?),
         }))
     }
@@ -249,7 +270,9 @@ impl Sink {
 }
 
 fn append_to(path: &PathBuf) -> io::Result<io::BufWriter<File>> {
-    Ok(io::BufWriter::new(OpenOptions::new().create(true).append(true).open(path)?))
+    Ok(io::BufWriter::new(
+        OpenOptions::new().create(true).append(true).open(path)?,
+    ))
 }
 
 fn connect_syslog() -> io::Result<syslog::Logger<LoggerBackend, Formatter3164>> {
@@ -273,7 +296,10 @@ impl Reporter {
     fn report(&mut self) {
         let total = self.dropped.get();
         if total > self.reported && Instant::now() >= self.next {
-            warn!(lines = total - self.reported, "log lines were dropped: the log is written faster than its target takes it");
+            warn!(
+                lines = total - self.reported,
+                "log lines were dropped: the log is written faster than its target takes it"
+            );
             self.reported = total;
             self.next = Instant::now() + REPORT_EVERY;
         }
@@ -332,7 +358,10 @@ mod tests {
     fn a_full_queue_drops_and_counts_instead_of_blocking() {
         let (queue, _unread) = sync_channel(1);
         let dropped = counter();
-        let lines = Lines { queue: Some(queue), dropped: dropped.clone() };
+        let lines = Lines {
+            queue: Some(queue),
+            dropped: dropped.clone(),
+        };
         for _ in 0..10 {
             lines.write(Vec::new());
         }

@@ -1,0 +1,454 @@
+//! The command line and the environment, turned into a [`Config`] once.
+
+use std::{
+    net::{Ipv6Addr, SocketAddr, ToSocketAddrs},
+    num::NonZeroUsize,
+    path::PathBuf,
+    time::Duration,
+};
+
+use clap::{Args, Parser, Subcommand, ValueEnum, error::ErrorKind};
+use http::HeaderName;
+use jiff::SignedDuration;
+
+use crate::{
+    config::Config,
+    proxy::{self, ClientTimeouts, LIBRARY_MAX_HEADERS},
+    store::{self, Address, Server},
+    sync,
+    telemetry::LogTarget,
+};
+
+/// A distributed HTTP and WebSocket reverse proxy whose routes live in Redis.
+#[derive(Debug, Parser)]
+#[command(
+    name = "planb",
+    version,
+    disable_version_flag = true,
+    args_conflicts_with_subcommands = true
+)]
+#[command(
+    after_help = "Durations are written as in Go: 500ms, 1m30s, 0s. Every flag can also be set in the environment, as \
+                        PLANB_ and its name in capitals: PLANB_READ_REDIS_HOST. The environment variable RUST_LOG sets what \
+                        is logged to standard error (default: info).\n\nSignals: INT and TERM drain (requests and WebSockets \
+                        in flight have 60 seconds to finish; a second signal exits at once), HUP reopens the access log."
+)]
+pub struct Cli {
+    /// Print the version
+    #[arg(short = 'v', long, action = clap::ArgAction::Version)]
+    version: Option<bool>,
+
+    #[command(flatten)]
+    flags: Flags,
+
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+/// What to do instead of proxying.
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub enum Command {
+    /// Show a private Redis, two backends and the proxy at work on this machine, then stay up for you to try
+    Demo,
+}
+
+#[derive(Debug, Args)]
+struct Flags {
+    /// Address for HTTP; an empty host (":80") means all addresses
+    #[arg(short, long, env = "PLANB_LISTEN", default_value = "0.0.0.0:8989", value_parser = address, value_name = "HOST:PORT")]
+    listen: SocketAddr,
+
+    /// Address for Prometheus' /metrics [default: none]
+    #[arg(long, env = "PLANB_METRICS_ADDRESS", value_parser = address, value_name = "HOST:PORT")]
+    metrics_address: Option<SocketAddr>,
+
+    /// How to reach the Redis that routes are read from
+    #[arg(
+        long,
+        env = "PLANB_READ_REDIS_NETWORK",
+        default_value = "tcp",
+        value_name = "NETWORK"
+    )]
+    read_redis_network: Network,
+
+    /// Host of the read Redis; the socket's path for unix
+    #[arg(
+        long,
+        env = "PLANB_READ_REDIS_HOST",
+        default_value = "127.0.0.1",
+        value_name = "HOST"
+    )]
+    read_redis_host: String,
+
+    /// Port of the read Redis
+    #[arg(long, env = "PLANB_READ_REDIS_PORT", default_value_t = 6379, value_name = "PORT")]
+    read_redis_port: u16,
+
+    /// Password of the read Redis [default: none]
+    #[arg(
+        long,
+        env = "PLANB_READ_REDIS_PASSWORD",
+        hide_env_values = true,
+        value_name = "PASSWORD"
+    )]
+    read_redis_password: Option<String>,
+
+    /// Database of the read Redis
+    #[arg(long, env = "PLANB_READ_REDIS_DB", default_value_t = 0, value_name = "NUMBER")]
+    read_redis_db: u8,
+
+    /// How to reach the Redis that dead backends are recorded on
+    #[arg(
+        long,
+        env = "PLANB_WRITE_REDIS_NETWORK",
+        default_value = "tcp",
+        value_name = "NETWORK"
+    )]
+    write_redis_network: Network,
+
+    /// Host of the write Redis; the socket's path for unix
+    #[arg(
+        long,
+        env = "PLANB_WRITE_REDIS_HOST",
+        default_value = "127.0.0.1",
+        value_name = "HOST"
+    )]
+    write_redis_host: String,
+
+    /// Port of the write Redis
+    #[arg(long, env = "PLANB_WRITE_REDIS_PORT", default_value_t = 6379, value_name = "PORT")]
+    write_redis_port: u16,
+
+    /// Password of the write Redis [default: none]
+    #[arg(
+        long,
+        env = "PLANB_WRITE_REDIS_PASSWORD",
+        hide_env_values = true,
+        value_name = "PASSWORD"
+    )]
+    write_redis_password: Option<String>,
+
+    /// Database of the write Redis
+    #[arg(long, env = "PLANB_WRITE_REDIS_DB", default_value_t = 0, value_name = "NUMBER")]
+    write_redis_db: u8,
+
+    /// Where access log lines go: a file's path, "syslog", "stdout" or "none"
+    #[arg(
+        long,
+        env = "PLANB_ACCESS_LOG",
+        default_value = "./access.log",
+        value_name = "TARGET"
+    )]
+    access_log: LogTarget,
+
+    /// Seconds from choosing a backend to the end of its response head; 0 for no limit
+    #[arg(long, env = "PLANB_REQUEST_TIMEOUT", default_value_t = 30, value_name = "SECONDS")]
+    request_timeout: u32,
+
+    /// Seconds to connect to a backend, TLS handshake included; 0 for the system's limit
+    #[arg(long, env = "PLANB_DIAL_TIMEOUT", default_value_t = 10, value_name = "SECONDS")]
+    dial_timeout: u32,
+
+    /// Limit for receiving a whole request with its body; 0s for none
+    #[arg(long, env = "PLANB_CLIENT_READ_TIMEOUT", default_value = "0s", value_parser = duration, value_name = "DURATION")]
+    client_read_timeout: Duration,
+
+    /// Limit for receiving a request's head; 0s for none
+    #[arg(long, env = "PLANB_CLIENT_READ_HEADER_TIMEOUT", default_value = "0s", value_parser = duration, value_name = "DURATION")]
+    client_read_header_timeout: Duration,
+
+    /// Limit from a request's head to the end of its response; 0s for none
+    #[arg(long, env = "PLANB_CLIENT_WRITE_TIMEOUT", default_value = "0s", value_parser = duration, value_name = "DURATION")]
+    client_write_timeout: Duration,
+
+    /// Limit between two requests on a connection; 0s for none
+    #[arg(long, env = "PLANB_CLIENT_IDLE_TIMEOUT", default_value = "0s", value_parser = duration, value_name = "DURATION")]
+    client_idle_timeout: Duration,
+
+    /// Seconds that a backend which cannot be reached stays out of rotation; 0 to leave it in
+    #[arg(long, env = "PLANB_DEAD_BACKEND_TIME", default_value_t = 30, value_name = "SECONDS")]
+    dead_backend_time: u32,
+
+    /// Milliseconds that response bytes may be held back; accepted for compatibility: they never are
+    #[arg(
+        long,
+        env = "PLANB_FLUSH_INTERVAL",
+        default_value_t = 10,
+        value_name = "MILLISECONDS"
+    )]
+    flush_interval: u32,
+
+    /// Header that carries request ids; one is added where it is missing [default: none]
+    #[arg(long, env = "PLANB_REQUEST_ID_HEADER", value_parser = header_name, value_name = "NAME")]
+    request_id_header: Option<(HeaderName, String)>,
+
+    /// Accepted for compatibility; changes nothing: routes are always in memory, and never stale
+    #[arg(long, env = "PLANB_BACKEND_CACHE", num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", value_name = "BOOL")]
+    backend_cache: bool,
+
+    /// Whether to verify the certificates of https backends
+    #[arg(long, env = "PLANB_BACKEND_TLS_VERIFY", num_args = 0..=1, default_value_t = true, default_missing_value = "true", action = clap::ArgAction::Set, value_name = "BOOL")]
+    backend_tls_verify: bool,
+
+    /// Client connections served at the same time, tunnels included; 0 for half of the process's file descriptors
+    #[arg(long, env = "PLANB_MAX_CONNECTIONS", default_value_t = 0, value_name = "NUMBER")]
+    max_connections: usize,
+
+    /// Longest request head, in bytes
+    #[arg(long, env = "PLANB_MAX_HEADER_SIZE", default_value_t = 65_536, value_parser = at_least_8192, value_name = "BYTES")]
+    max_header_size: usize,
+
+    /// Most header lines of a request
+    #[arg(long, env = "PLANB_MAX_HEADERS", default_value_t = LIBRARY_MAX_HEADERS, value_name = "NUMBER")]
+    max_headers: usize,
+
+    /// Threads that serve clients [default: one per core]
+    #[arg(long, env = "PLANB_WORKERS", value_name = "NUMBER")]
+    workers: Option<NonZeroUsize>,
+
+    /// How often the routing table is compared with all of Redis, to prove that no event was missed
+    #[arg(long, env = "PLANB_RECONCILE_INTERVAL", default_value = "1m", value_parser = positive_duration, value_name = "DURATION")]
+    reconcile_interval: Duration,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Network {
+    Tcp,
+    Unix,
+}
+
+impl Cli {
+    /// Reads the process's arguments and environment. Prints help, the version, or one line about what is wrong, and
+    /// exits, where that is called for.
+    pub fn from_process() -> Self {
+        Self::try_parse().unwrap_or_else(|error| {
+            if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+                error.exit();
+            }
+            let text = error.to_string();
+            let reason = text.lines().next().unwrap_or_default();
+            eprintln!(
+                "planb: {} (try planb --help)",
+                reason.strip_prefix("error: ").unwrap_or(reason)
+            );
+            std::process::exit(2);
+        })
+    }
+
+    /// What to do instead of proxying, if anything.
+    pub fn subcommand(&self) -> Option<Command> {
+        self.command
+    }
+
+    /// The configuration that the flags describe.
+    pub fn into_config(self) -> Config {
+        let flags = self.flags;
+        let read = server(
+            flags.read_redis_network,
+            flags.read_redis_host,
+            flags.read_redis_port,
+            flags.read_redis_password,
+            flags.read_redis_db,
+        );
+        let write = server(
+            flags.write_redis_network,
+            flags.write_redis_host,
+            flags.write_redis_port,
+            flags.write_redis_password,
+            flags.write_redis_db,
+        );
+        let (request_id_header, request_id_header_text) = flags.request_id_header.unzip();
+        let seconds = |seconds: u32| Some(Duration::from_secs(seconds.into())).filter(|time| !time.is_zero());
+        let unless_zero = |time: Duration| Some(time).filter(|time| !time.is_zero());
+        Config {
+            listen: flags.listen,
+            metrics: flags.metrics_address,
+            workers: flags
+                .workers
+                .or_else(|| std::thread::available_parallelism().ok())
+                .map_or(1, NonZeroUsize::get),
+            access_log: flags.access_log,
+            sync: sync::Config {
+                server: read.clone(),
+                reconcile_every: flags.reconcile_interval,
+            },
+            store: store::Config { read, write },
+            proxy: proxy::Config {
+                request_timeout: seconds(flags.request_timeout),
+                dial_timeout: seconds(flags.dial_timeout),
+                client_timeouts: ClientTimeouts {
+                    read: unless_zero(flags.client_read_timeout),
+                    read_header: unless_zero(flags.client_read_header_timeout),
+                    write: unless_zero(flags.client_write_timeout),
+                    idle: unless_zero(flags.client_idle_timeout),
+                },
+                dead_backend_time: Duration::from_secs(flags.dead_backend_time.into()),
+                request_id_header,
+                request_id_header_text,
+                max_connections: flags.max_connections,
+                max_header_size: flags.max_header_size,
+                max_headers: flags.max_headers,
+                verify_backends: flags.backend_tls_verify,
+            },
+        }
+    }
+}
+
+fn server(network: Network, host: String, port: u16, password: Option<String>, database: u8) -> Server {
+    let address = match network {
+        Network::Tcp => Address::Tcp(host, port),
+        Network::Unix => Address::Unix(PathBuf::from(host)),
+    };
+    Server {
+        address,
+        password: password.filter(|password| !password.is_empty()),
+        database,
+    }
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    if let Some(port) = text.strip_prefix(':') {
+        let port = port
+            .parse()
+            .map_err(|_| "the port is not a number from 0 to 65535".to_owned())?;
+        return Ok(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port));
+    }
+    let mut addresses = text.to_socket_addrs().map_err(|error| error.to_string())?;
+    addresses.next().ok_or_else(|| "the name has no address".to_owned())
+}
+
+/// A duration as Go writes them.
+fn duration(text: &str) -> Result<Duration, String> {
+    // The one form without a unit that Go accepts.
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
+    let parsed: SignedDuration = text
+        .parse()
+        .map_err(|_| "it is not a duration such as 500ms or 1m30s".to_owned())?;
+    Duration::try_from(parsed).map_err(|_| "it is negative".to_owned())
+}
+
+fn positive_duration(text: &str) -> Result<Duration, String> {
+    duration(text).and_then(|time| {
+        if time.is_zero() {
+            Err("it is zero".to_owned())
+        } else {
+            Ok(time)
+        }
+    })
+}
+
+fn header_name(text: &str) -> Result<(HeaderName, String), String> {
+    let name = text.parse().map_err(|_| "it is not a header name".to_owned())?;
+    Ok((name, text.to_owned()))
+}
+
+fn at_least_8192(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(bytes) if bytes >= 8_192 => Ok(bytes),
+        _ => Err("it is not a number of bytes of at least 8192".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn config(arguments: &[&str]) -> Config {
+        Cli::try_parse_from([&["planb"], arguments].concat())
+            .unwrap()
+            .into_config()
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn defaults_are_the_contracts() {
+        let config = config(&[]);
+        assert_eq!(config.listen.to_string(), "0.0.0.0:8989");
+        assert_eq!(config.access_log, LogTarget::File("./access.log".into()));
+        assert_eq!(config.store.read.to_string(), "127.0.0.1:6379");
+        assert_eq!(config.proxy.request_timeout, Some(Duration::from_secs(30)));
+        assert_eq!(config.proxy.dial_timeout, Some(Duration::from_secs(10)));
+        assert_eq!(config.proxy.dead_backend_time, Duration::from_secs(30));
+        assert!(config.proxy.client_timeouts.idle.is_none() && config.proxy.verify_backends);
+    }
+
+    #[test]
+    fn an_empty_host_means_all_addresses() {
+        assert_eq!(config(&["--listen", ":80"]).listen.to_string(), "[::]:80");
+        assert_eq!(config(&["-l", "127.0.0.1:81"]).listen.to_string(), "127.0.0.1:81");
+    }
+
+    #[test]
+    fn booleans_take_an_optional_value() {
+        assert!(!config(&["--backend-tls-verify", "false"]).proxy.verify_backends);
+        assert!(!config(&["--backend-tls-verify=false"]).proxy.verify_backends);
+        assert!(
+            config(&["--backend-tls-verify", "--backend-cache"])
+                .proxy
+                .verify_backends
+        );
+        config(&["--backend-cache=true", "--flush-interval=10"]);
+    }
+
+    #[test]
+    fn durations_are_gos() {
+        for (text, millis) in [
+            ("500ms", 500),
+            ("1m30s", 90_000),
+            ("0s", 0),
+            ("0", 0),
+            ("1.5h", 5_400_000),
+            ("1h2m3s", 3_723_000),
+        ] {
+            assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        for text in ["", "5", "-5s", "1x", "s"] {
+            assert!(duration(text).is_err(), "{text} was accepted");
+        }
+    }
+
+    #[test]
+    fn zero_means_no_limit() {
+        let config = config(&[
+            "--request-timeout",
+            "0",
+            "--dial-timeout=0",
+            "--client-idle-timeout",
+            "5s",
+        ]);
+        assert_eq!((config.proxy.request_timeout, config.proxy.dial_timeout), (None, None));
+        assert_eq!(config.proxy.client_timeouts.idle, Some(Duration::from_secs(5)));
+    }
+
+    #[test]
+    fn a_socket_is_named_by_its_path() {
+        let config = config(&["--read-redis-network", "unix", "--read-redis-host", "/run/redis.sock"]);
+        assert_eq!(config.store.read.address, Address::Unix("/run/redis.sock".into()));
+    }
+
+    #[test]
+    fn bad_values_are_refused() {
+        for arguments in [
+            ["--listen", "nonsense"],
+            ["--read-redis-network", "udp"],
+            ["--read-redis-db", "-1"],
+            ["--request-timeout", "30s"],
+            ["--client-read-timeout", "5"],
+            ["--request-id-header", "a b"],
+            ["--reconcile-interval", "0s"],
+        ] {
+            assert!(
+                Cli::try_parse_from([&["planb"][..], &arguments].concat()).is_err(),
+                "{arguments:?}"
+            );
+        }
+    }
+}

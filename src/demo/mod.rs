@@ -1,0 +1,142 @@
+//! `planb demo`: the main job before one's eyes, on this machine alone.
+
+#![expect(clippy::print_stdout, reason = "the demonstration talks to whoever started it")]
+
+mod backend;
+mod redis;
+
+use std::{
+    io::{self, Read, Write},
+    net::{SocketAddr, TcpStream},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context;
+use clap::Parser;
+
+use crate::{
+    app::{self, Started},
+    cli::Cli,
+    telemetry::Telemetry,
+};
+
+pub use redis::PrivateRedis;
+
+/// Starts a private Redis master and replica, two backends and the proxy; registers a host, edits it, and stays up until it
+/// is interrupted.
+///
+/// # Errors
+/// When `redis-server` is missing or anything does not start.
+pub fn run() -> anyhow::Result<()> {
+    let master = PrivateRedis::start(&[])?;
+    let master_port = master.port().to_string();
+    let replica = PrivateRedis::start(&[
+        "--replicaof",
+        "127.0.0.1",
+        &master_port,
+        "--notify-keyspace-events",
+        "KA",
+    ])?;
+    println!(
+        "A Redis master is on port {master_port}, its replica on port {}.",
+        replica.port()
+    );
+    let first = backend::serve("first")?;
+    let second = backend::serve("second")?;
+    println!("Two backends are on {first} and {second}.");
+    master.command(&["RPUSH", &format!("frontend:{HOST}"), "demo", &format!("http://{first}")])?;
+    // A master holds commands back until a new replica's first acknowledgement, which would be measured as ours.
+    master.command(&["WAIT", "1", "5000"])?;
+
+    let folder = tempfile::tempdir().context("cannot make a folder for the access log")?;
+    let access_log = folder.path().join("access.log");
+    let config = Cli::try_parse_from([
+        "planb",
+        "--listen=127.0.0.1:0",
+        "--metrics-address=127.0.0.1:0",
+        &format!("--read-redis-port={}", replica.port()),
+        &format!("--write-redis-port={master_port}"),
+        &format!("--access-log={}", access_log.display()),
+    ])?
+    .into_config();
+    let telemetry = Telemetry::init()?;
+    thread::scope(|scope| {
+        app::run(config, &telemetry, |started| {
+            let master = &master;
+            let access_log = &access_log;
+            scope.spawn(move || {
+                if let Err(error) = show(&started, master, second) {
+                    println!("The demonstration failed: {error:#}");
+                }
+                hints(&started, master, &access_log.display().to_string());
+            });
+        })
+    })?;
+    println!("Everything has been stopped.");
+    Ok(())
+}
+
+/// The demonstration proper.
+fn show(started: &Started, master: &PrivateRedis, second: SocketAddr) -> anyhow::Result<()> {
+    println!(
+        "PlanB listens on {}. Its routes come from the replica; it has loaded one host.\n",
+        started.listen
+    );
+    wait_for(started.listen, "first")?;
+    println!("GET / with Host: {HOST} is answered by: {}", get(started.listen)?);
+
+    println!("Now RPUSH frontend:{HOST} http://{second} on the master...");
+    master.command(&["RPUSH", &format!("frontend:{HOST}"), &format!("http://{second}")])?;
+    let edited = Instant::now();
+    wait_for(started.listen, "second")?;
+    println!(
+        "...and the second backend answered a request {:.2?} after Redis' reply.\n",
+        edited.elapsed()
+    );
+    Ok(())
+}
+
+fn hints(started: &Started, master: &PrivateRedis, access_log: &str) {
+    let Started { listen, metrics } = started;
+    let port = master.port();
+    println!("Try, in another terminal:");
+    println!("  curl -i -H 'Host: {HOST}' -H 'X-Debug-Router: 1' http://{listen}/");
+    println!("  redis-cli -p {port} LRANGE frontend:{HOST} 0 -1");
+    println!("  redis-cli -p {port} RPUSH frontend:{HOST} http://127.0.0.1:1     # a backend that is not there");
+    println!("  redis-cli -p {port} SMEMBERS dead:{HOST}                         # after a few requests");
+    println!("  redis-cli -p {port} DEL frontend:{HOST}");
+    if let Some(metrics) = metrics {
+        println!("  curl -s http://{metrics}/metrics | grep planb_");
+    }
+    println!("  tail {access_log}");
+    println!("\nCtrl-C stops everything.");
+}
+
+/// Repeats a request until a certain backend answers.
+fn wait_for(proxy: SocketAddr, backend: &str) -> anyhow::Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !get(proxy)?.contains(backend) {
+        anyhow::ensure!(Instant::now() < deadline, "the {backend} backend was not reached");
+    }
+    Ok(())
+}
+
+/// The body of one request through the proxy.
+fn get(proxy: SocketAddr) -> io::Result<String> {
+    let mut connection = TcpStream::connect(proxy)?;
+    write!(
+        connection,
+        "GET / HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n"
+    )?;
+    let mut response = String::new();
+    connection.read_to_string(&mut response)?;
+    Ok(response
+        .split_once("\r\n\r\n")
+        .map_or(response.as_str(), |(_, body)| body)
+        .trim_end()
+        .to_owned())
+}
+
+/// The host that the demonstration registers.
+const HOST: &str = "demo.localhost";

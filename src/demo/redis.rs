@@ -1,0 +1,166 @@
+//! A `redis-server` of one's own, for as long as it is needed.
+
+use std::{
+    io::{self, BufRead, BufReader, Write},
+    net::TcpStream,
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, bail};
+use tempfile::TempDir;
+
+/// A running `redis-server` on a loopback port, with its files in a folder of its own. Killed when dropped.
+#[derive(Debug)]
+pub struct PrivateRedis {
+    process: Child,
+    port: u16,
+    folder: TempDir,
+}
+
+impl PrivateRedis {
+    /// Starts a server with further `redis-server` arguments, and waits until it answers. Its port is chosen at random:
+    /// where that is taken, the server says so by ending, and another is tried.
+    ///
+    /// # Errors
+    /// When there is no `redis-server` in the PATH, or it does not come up.
+    pub fn start(arguments: &[&str]) -> anyhow::Result<Self> {
+        for _ in 0..PORT_ATTEMPTS {
+            let random = u16::from_le_bytes([uuid::Uuid::new_v4().as_bytes()[0], uuid::Uuid::new_v4().as_bytes()[1]]);
+            let port = FIRST_PORT + random % PORTS;
+            if let Some(server) = Self::start_on(port, arguments)? {
+                return Ok(server);
+            }
+        }
+        bail!("no free port for redis-server was found")
+    }
+
+    /// Starts a server on this port; `None` if the port is taken.
+    ///
+    /// # Errors
+    /// As [`PrivateRedis::start`].
+    pub fn start_on(port: u16, arguments: &[&str]) -> anyhow::Result<Option<Self>> {
+        let folder = tempfile::tempdir().context("cannot make a folder for Redis")?;
+        let process = spawn(port, folder.path(), arguments)?;
+        Self { process, port, folder }.wait_until_up()
+    }
+
+    /// The port on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The folder of its files.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The server's process id.
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Kills the server (SIGKILL) and starts it again on the same port, with whatever data it had saved.
+    ///
+    /// # Errors
+    /// As [`PrivateRedis::start`].
+    pub fn restart(&mut self, arguments: &[&str]) -> anyhow::Result<()> {
+        self.kill();
+        self.process = spawn(self.port, self.folder.path(), arguments)?;
+        self.wait_for_pong()?
+            .then_some(())
+            .context("redis-server did not come back")
+    }
+
+    /// Kills the server (SIGKILL).
+    pub fn kill(&mut self) {
+        // It may have ended already, which is as good.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+
+    /// Sends one command, whose arguments must not contain white space, and returns the first line of the reply.
+    ///
+    /// # Errors
+    /// When the server cannot be reached.
+    pub fn command(&self, words: &[&str]) -> io::Result<String> {
+        let mut connection = TcpStream::connect(("127.0.0.1", self.port))?;
+        connection.set_read_timeout(Some(START_LIMIT))?;
+        connection.write_all(format!("{}\r\n", words.join(" ")).as_bytes())?;
+        let mut reply = String::new();
+        BufReader::new(connection).read_line(&mut reply)?;
+        Ok(reply.trim_end().to_owned())
+    }
+
+    fn wait_until_up(mut self) -> anyhow::Result<Option<Self>> {
+        Ok(self.wait_for_pong()?.then_some(self))
+    }
+
+    /// Waits for the server to answer; `false` if it ended instead.
+    fn wait_for_pong(&mut self) -> anyhow::Result<bool> {
+        let deadline = Instant::now() + START_LIMIT;
+        while Instant::now() < deadline {
+            if self.process.try_wait()?.is_some() {
+                return Ok(false);
+            }
+            match self.command(&["PING"]) {
+                // A server that wants a password is up as well; so is one that is no longer loading.
+                Ok(reply) if reply == "+PONG" || reply.starts_with("-NOAUTH") => {
+                    return Ok(self.process.try_wait()?.is_none());
+                }
+                Ok(_) | Err(_) => std::thread::sleep(Duration::from_millis(5)),
+            }
+        }
+        bail!("redis-server did not answer within {START_LIMIT:?}")
+    }
+}
+
+impl Drop for PrivateRedis {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn spawn(port: u16, folder: &Path, arguments: &[&str]) -> anyhow::Result<Child> {
+    use std::os::unix::process::CommandExt;
+
+    Command::new("redis-server")
+        .args([
+            "--port",
+            &port.to_string(),
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--repl-diskless-sync-delay",
+            "0",
+        ])
+        .arg("--dir")
+        .arg(folder)
+        .arg("--logfile")
+        .arg(folder.join("redis.log"))
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        // Out of reach of the terminal's Ctrl-C, so that the proxy can drain first.
+        .process_group(0)
+        .spawn()
+        .map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => {
+                anyhow::anyhow!(
+                    "redis-server is not in the PATH; install it, for example with: apt-get install redis-server"
+                )
+            }
+            _ => anyhow::Error::new(error).context("cannot start redis-server"),
+        })
+}
+
+/// Below the range that the kernel gives to clients, so that no outgoing connection takes a port in between.
+const FIRST_PORT: u16 = 20_000;
+const PORTS: u16 = 12_000;
+const PORT_ATTEMPTS: usize = 20;
+
+/// How long a server may take to come up.
+const START_LIMIT: Duration = Duration::from_secs(10);

@@ -1,0 +1,159 @@
+//! Bodies on their way through. Nothing is ever collected: each frame goes on as it comes, and is asked for only when the
+//! other side has room.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::Full;
+use hyper::body::Incoming;
+
+use super::{exchange::Exchange, upstream::Lease};
+
+/// A request's body on its way to a backend.
+#[derive(Default)]
+pub struct RequestBody(Option<Incoming>);
+
+impl RequestBody {
+    /// A client's body.
+    pub fn new(incoming: Incoming) -> Self {
+        Self(Some(incoming))
+    }
+
+    /// No body.
+    pub fn empty() -> Self {
+        Self(None)
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match &mut self.0 {
+            Some(incoming) => Pin::new(incoming).poll_frame(cx),
+            None => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+/// A response's body on its way to the client. When it ends, or is given up, its exchange is recorded.
+pub struct ResponseBody {
+    source: Source,
+    exchange: Option<Box<Exchange>>,
+}
+
+enum Source {
+    Own(Full<Bytes>),
+    Backend { incoming: Incoming, lease: Option<Lease> },
+}
+
+impl ResponseBody {
+    /// A backend's body; `lease` goes back to the pool when it has been read to the end.
+    pub fn from_backend(incoming: Incoming, lease: Lease, exchange: Box<Exchange>) -> Self {
+        Self {
+            source: Source::Backend {
+                incoming,
+                lease: Some(lease),
+            },
+            exchange: Some(exchange),
+        }
+    }
+
+    /// No body; for the answer to an upgrade, whose exchange ends with its tunnel.
+    pub fn none() -> Self {
+        Self {
+            source: Source::Own(Full::default()),
+            exchange: None,
+        }
+    }
+
+    /// A whole response of our own.
+    pub fn own(status: StatusCode, text: impl Into<Bytes>, exchange: Option<Box<Exchange>>) -> Response<Self> {
+        let text = text.into();
+        let mut headers = HeaderMap::new();
+        if !text.is_empty() {
+            headers.insert(
+                header::CONTENT_TYPE,
+                HeaderValue::from_static("text/plain; charset=utf-8"),
+            );
+        }
+        let mut response = Response::new(Self {
+            source: Source::Own(Full::new(text)),
+            exchange,
+        });
+        *response.status_mut() = status;
+        *response.headers_mut() = headers;
+        response
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let this = &mut *self;
+        let frame = match &mut this.source {
+            Source::Own(full) => {
+                ready!(Pin::new(full).poll_frame(cx)).map(|frame| frame.map_err(|never| match never {}))
+            }
+            Source::Backend { incoming, lease } => {
+                let frame = ready!(Pin::new(incoming).poll_frame(cx));
+                if frame.is_none()
+                    && let Some(lease) = lease.take()
+                {
+                    lease.give_back();
+                }
+                frame
+            }
+        };
+        if let Some(exchange) = &mut this.exchange {
+            match &frame {
+                Some(Ok(frame)) => exchange.sent(frame.data_ref().map_or(0, |data| data.len() as u64)),
+                Some(Err(error)) => exchange.log_error(error),
+                None => {}
+            }
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.source {
+            Source::Own(full) => full.is_end_stream(),
+            Source::Backend { incoming, .. } => incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Own(full) => full.size_hint(),
+            Source::Backend { incoming, .. } => incoming.size_hint(),
+        }
+    }
+}
+
+impl Drop for ResponseBody {
+    fn drop(&mut self) {
+        // A body of known length is not polled past its last byte.
+        if let Source::Backend { incoming, lease } = &mut self.source
+            && incoming.is_end_stream()
+            && let Some(lease) = lease.take()
+        {
+            lease.give_back();
+        }
+    }
+}

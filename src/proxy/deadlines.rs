@@ -1,0 +1,179 @@
+//! How long a client may take, by what its connection is doing.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use crate::routing::{Clock, Moment};
+
+/// The four client timeouts; `None` means no limit.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ClientTimeouts {
+    /// A whole request with its body, from its first byte.
+    pub read: Option<Duration>,
+    /// A request's head, from its first byte; for a connection's first request, from the connection's beginning.
+    pub read_header: Option<Duration>,
+    /// A response, from the end of the request's head to its own last byte.
+    pub write: Option<Duration>,
+    /// Between a response and the next request's first byte.
+    pub idle: Option<Duration>,
+}
+
+impl ClientTimeouts {
+    fn any(&self) -> bool {
+        self.read.or(self.read_header).or(self.write).or(self.idle).is_some()
+    }
+}
+
+/// One connection's progress. The connection's reader and its requests report to it, and the connection itself asks it when
+/// to give up. All on one thread; the atomics are there because an upgraded connection must be able to leave it.
+pub struct Deadlines {
+    timeouts: ClientTimeouts,
+    clock: Clock,
+    phase: AtomicU8,
+    /// When the present request began, or the connection became idle.
+    began: AtomicU64,
+    head_ended: AtomicU64,
+    reading_body: AtomicBool,
+}
+
+const FRESH: u8 = 0;
+const IDLE: u8 = 1;
+const HEAD: u8 = 2;
+const EXCHANGE: u8 = 3;
+const TUNNEL: u8 = 4;
+
+impl Deadlines {
+    /// For a connection that begins now; `None` when nothing is limited.
+    pub fn begin(timeouts: ClientTimeouts, clock: Clock) -> Option<Arc<Self>> {
+        timeouts.any().then(|| {
+            Arc::new(Self {
+                timeouts,
+                clock,
+                phase: AtomicU8::new(FRESH),
+                began: AtomicU64::new(clock.now().as_millis()),
+                head_ended: AtomicU64::new(0),
+                reading_body: AtomicBool::new(false),
+            })
+        })
+    }
+
+    /// The first byte of a head has arrived.
+    pub fn head_began(&self) {
+        if self.phase.load(Ordering::Relaxed) != FRESH {
+            self.began.store(self.clock.now().as_millis(), Ordering::Relaxed);
+        }
+        self.phase.store(HEAD, Ordering::Relaxed);
+    }
+
+    /// The head is complete, and a body follows or not.
+    pub fn head_ended(&self, body_follows: bool) {
+        self.head_ended.store(self.clock.now().as_millis(), Ordering::Relaxed);
+        self.reading_body.store(body_follows, Ordering::Relaxed);
+        self.phase.store(EXCHANGE, Ordering::Relaxed);
+    }
+
+    /// The request's last byte has arrived.
+    pub fn body_ended(&self) {
+        self.reading_body.store(false, Ordering::Relaxed);
+    }
+
+    /// The response's last byte has been handed to the connection.
+    pub fn response_ended(&self) {
+        if self.phase.load(Ordering::Relaxed) == EXCHANGE {
+            self.began.store(self.clock.now().as_millis(), Ordering::Relaxed);
+            self.phase.store(IDLE, Ordering::Relaxed);
+        }
+    }
+
+    /// The connection has become a tunnel, which has no deadline.
+    pub fn became_tunnel(&self) {
+        self.phase.store(TUNNEL, Ordering::Relaxed);
+    }
+
+    /// When the connection must be given up unless it makes progress.
+    pub fn next(&self) -> Option<Moment> {
+        let began = Moment::from_millis(self.began.load(Ordering::Relaxed));
+        let limit = |limit: Option<Duration>, from: Moment| limit.map(|limit| from.after(limit));
+        let earliest = |one: Option<Moment>, other: Option<Moment>| one.into_iter().chain(other).min();
+        let ClientTimeouts {
+            read,
+            read_header,
+            write,
+            idle,
+        } = self.timeouts;
+        match self.phase.load(Ordering::Relaxed) {
+            FRESH => earliest(limit(read_header, began), limit(read, began)).or(limit(idle, began)),
+            IDLE => limit(idle, began),
+            HEAD => earliest(limit(read_header, began), limit(read, began)),
+            EXCHANGE => {
+                let ended = Moment::from_millis(self.head_ended.load(Ordering::Relaxed));
+                let reading = self.reading_body.load(Ordering::Relaxed);
+                earliest(limit(read.filter(|_| reading), began), limit(write, ended))
+            }
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seconds(seconds: u64) -> Option<Duration> {
+        Some(Duration::from_secs(seconds))
+    }
+
+    fn left(deadlines: &Deadlines) -> Option<u64> {
+        // Rounded, because a few milliseconds pass while the test runs.
+        deadlines
+            .next()
+            .map(|moment| (deadlines.clock.now().until(moment).as_millis() as u64 + 500) / 1_000)
+    }
+
+    #[test]
+    fn each_phase_has_its_own_limit() {
+        let timeouts = ClientTimeouts {
+            read: seconds(40),
+            read_header: seconds(10),
+            write: seconds(20),
+            idle: seconds(30),
+        };
+        let deadlines = Deadlines::begin(timeouts, Clock::start()).unwrap();
+        assert_eq!(left(&deadlines), Some(10));
+        deadlines.head_began();
+        assert_eq!(left(&deadlines), Some(10));
+        deadlines.head_ended(true);
+        assert_eq!(left(&deadlines), Some(20));
+        deadlines.body_ended();
+        deadlines.response_ended();
+        assert_eq!(left(&deadlines), Some(30));
+        deadlines.head_began();
+        deadlines.head_ended(false);
+        deadlines.became_tunnel();
+        assert_eq!(left(&deadlines), None);
+    }
+
+    #[test]
+    fn a_body_is_limited_only_while_it_arrives() {
+        let timeouts = ClientTimeouts {
+            read: seconds(5),
+            ..ClientTimeouts::default()
+        };
+        let deadlines = Deadlines::begin(timeouts, Clock::start()).unwrap();
+        deadlines.head_began();
+        deadlines.head_ended(true);
+        assert_eq!(left(&deadlines), Some(5));
+        deadlines.body_ended();
+        assert_eq!(left(&deadlines), None);
+    }
+
+    #[test]
+    fn without_limits_nothing_is_tracked() {
+        assert!(Deadlines::begin(ClientTimeouts::default(), Clock::start()).is_none());
+    }
+}

@@ -1,0 +1,134 @@
+//! What can go wrong with a request, and the one table that turns it into an answer.
+
+use std::{io, time::Duration};
+
+use http::StatusCode;
+
+/// Why a request was not answered by a backend.
+#[derive(Debug, thiserror::Error)]
+pub enum ProxyError {
+    /// The client's fault (RFC 9112 section 3.2).
+    #[error("malformed request: {0}")]
+    Malformed(&'static str),
+    /// No frontend has the host, or none with a backend.
+    #[error("no such route")]
+    NoRoute,
+    /// The frontend's backends are all out of rotation.
+    #[error("all backends are dead")]
+    AllDead,
+    /// The backend's name has no address.
+    #[error("the backend's name does not resolve: {0}")]
+    Resolve(#[source] io::Error),
+    /// The backend refused the connection or cannot be reached.
+    #[error("error in backend dial: {0}")]
+    Dial(#[source] io::Error),
+    /// No connection within the dial timeout, TLS handshake included.
+    #[error("dial timeout after {0:?}")]
+    DialTimeout(Duration),
+    /// The backend's TLS handshake failed.
+    #[error("error in backend TLS handshake: {0}")]
+    Tls(#[source] io::Error),
+    /// This machine has run out of descriptors, ports or memory for another connection.
+    #[error("no more connections can be made from here: {0}")]
+    Exhausted(#[source] io::Error),
+    /// The connection to the backend broke, or what came over it was not HTTP.
+    #[error("error in backend request: {0}")]
+    Broken(#[source] hyper::Error),
+    /// No response head within the request timeout.
+    #[error("request timeout after {0:?}")]
+    RequestTimeout(Duration),
+    /// The backend switched protocols without being asked to.
+    #[error("the backend sent an unexpected 101 response")]
+    UnexpectedUpgrade,
+}
+
+/// How an error is answered and what it means for the backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// The response's status.
+    pub status: StatusCode,
+    /// The response's body.
+    pub body: &'static str,
+    /// Whether the backend is taken out of rotation: only when it could not be reached, never for what a client could
+    /// provoke on a healthy backend.
+    pub marks_dead: bool,
+    /// Whether the client's connection is closed after the answer.
+    pub closes: bool,
+}
+
+impl ProxyError {
+    /// Sorts a failure to connect: only what speaks of the backend, not of this machine, is held against it.
+    pub fn from_dial(error: io::Error) -> Self {
+        let ours = [EMFILE, ENFILE, ENOBUFS, ENOMEM, EADDRNOTAVAIL, EACCES, EPERM];
+        match error.raw_os_error() {
+            Some(code) if ours.contains(&code) => Self::Exhausted(error),
+            _ => Self::Dial(error),
+        }
+    }
+
+    /// The table of contract section 4.
+    pub fn verdict(&self) -> Verdict {
+        let unavailable = Verdict {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            body: "",
+            marks_dead: false,
+            closes: false,
+        };
+        let bad_request = Verdict {
+            status: StatusCode::BAD_REQUEST,
+            ..unavailable
+        };
+        match self {
+            Self::Malformed(_) => Verdict {
+                closes: true,
+                ..bad_request
+            },
+            Self::NoRoute => Verdict {
+                body: "no such route",
+                ..bad_request
+            },
+            Self::AllDead => Verdict {
+                body: "all backends are dead",
+                ..unavailable
+            },
+            Self::Resolve(_) | Self::Dial(_) | Self::DialTimeout(_) | Self::Tls(_) => Verdict {
+                marks_dead: true,
+                ..unavailable
+            },
+            Self::Exhausted(_) | Self::Broken(_) | Self::RequestTimeout(_) | Self::UnexpectedUpgrade => unavailable,
+        }
+    }
+}
+
+// errno(3); Linux numbers, as everywhere else in this crate.
+const EPERM: i32 = 1;
+const ENOMEM: i32 = 12;
+const EACCES: i32 = 13;
+const ENFILE: i32 = 23;
+const EMFILE: i32 = 24;
+const EADDRNOTAVAIL: i32 = 99;
+const ENOBUFS: i32 = 105;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shortage_here_is_not_held_against_the_backend() {
+        for code in [EMFILE, ENFILE, EADDRNOTAVAIL] {
+            assert!(
+                !ProxyError::from_dial(io::Error::from_raw_os_error(code))
+                    .verdict()
+                    .marks_dead
+            );
+        }
+        let refused = ProxyError::from_dial(io::ErrorKind::ConnectionRefused.into());
+        assert!(refused.verdict().marks_dead);
+    }
+
+    #[test]
+    fn a_slow_backend_is_not_dead() {
+        assert!(!ProxyError::RequestTimeout(Duration::from_secs(30)).verdict().marks_dead);
+        assert!(ProxyError::DialTimeout(Duration::from_secs(10)).verdict().marks_dead);
+    }
+}

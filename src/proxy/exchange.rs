@@ -1,0 +1,190 @@
+//! The record of one request, from its head to its response's last byte.
+
+use std::{
+    fmt::Display,
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, header};
+
+use super::{Shared, deadlines::Deadlines, headers};
+use crate::{
+    routing::Frontend,
+    telemetry::{self, Entry},
+};
+
+/// Everything that must be remembered of a request for the logs and metrics. It is written when dropped, so that every way
+/// out of a request, a client's disappearance included, leaves exactly one record.
+pub struct Exchange {
+    shared: Arc<Shared>,
+    deadlines: Option<Arc<Deadlines>>,
+    began: Instant,
+    client: IpAddr,
+    method: Method,
+    uri: Uri,
+    version: Version,
+    host: Option<HeaderValue>,
+    referer: Option<HeaderValue>,
+    user_agent: Option<HeaderValue>,
+    forwarded_for: Option<HeaderValue>,
+    request_id: Option<HeaderValue>,
+    frontend: Option<Arc<Frontend>>,
+    backend: Option<Box<str>>,
+    /// `None` while there is no response head.
+    status: Option<StatusCode>,
+    body_bytes: u64,
+    backend_time: Duration,
+    is_recorded: bool,
+}
+
+impl Exchange {
+    /// For a request whose head has just arrived, with its headers as the client sent them.
+    pub fn begin(
+        shared: &Arc<Shared>,
+        deadlines: Option<Arc<Deadlines>>,
+        client: IpAddr,
+        request: &http::request::Parts,
+    ) -> Box<Self> {
+        let header = |name| request.headers.get(name).cloned();
+        Box::new(Self {
+            shared: Arc::clone(shared),
+            deadlines,
+            began: Instant::now(),
+            client,
+            method: request.method.clone(),
+            uri: request.uri.clone(),
+            version: request.version,
+            host: header(header::HOST),
+            referer: header(header::REFERER),
+            user_agent: header(header::USER_AGENT),
+            forwarded_for: headers::forwarded_for(&request.headers),
+            request_id: None,
+            frontend: None,
+            backend: None,
+            status: None,
+            body_bytes: 0,
+            backend_time: Duration::ZERO,
+            is_recorded: true,
+        })
+    }
+
+    /// Takes note of the request's id, once it surely has one.
+    pub fn identify(&mut self, headers: &HeaderMap) {
+        self.request_id = self
+            .shared
+            .config
+            .request_id_header
+            .as_ref()
+            .and_then(|name| headers.get(name).cloned());
+    }
+
+    /// The request is for this frontend.
+    pub fn routed(&mut self, frontend: &Arc<Frontend>) {
+        self.frontend = Some(Arc::clone(frontend));
+    }
+
+    /// An attempt begins with this backend.
+    pub fn attempting(&mut self, url: &str) {
+        self.backend = Some(url.into());
+    }
+
+    /// The last attempt took this long.
+    pub fn attempted(&mut self, took: Duration) {
+        self.backend_time = took;
+    }
+
+    /// The response has this status.
+    pub fn answered(&mut self, status: StatusCode) {
+        self.status = Some(status);
+    }
+
+    /// This is no exchange to record.
+    pub fn forget(&mut self) {
+        self.is_recorded = false;
+    }
+
+    /// Bytes of the response's body were handed to the client's connection.
+    pub fn sent(&mut self, bytes: u64) {
+        self.body_bytes += bytes;
+    }
+
+    /// The frontend key that matched; else the host as sent.
+    fn host_or_key(&self) -> &[u8] {
+        match (&self.frontend, &self.host) {
+            (Some(frontend), _) => frontend.key().as_bytes(),
+            (None, Some(host)) => host.as_bytes(),
+            (None, None) => b"",
+        }
+    }
+
+    /// Writes a line of the error log.
+    pub fn log_error(&self, error: &dyn Display) {
+        let lines = &self.shared.errors;
+        if !lines.is_on() {
+            return;
+        }
+        let mut line = b"ERROR in ".to_vec();
+        telemetry::put_escaped(&mut line, self.host_or_key());
+        line.extend_from_slice(b" -> ");
+        telemetry::put_escaped(&mut line, self.backend.as_deref().unwrap_or("?").as_bytes());
+        line.extend_from_slice(b" - ");
+        telemetry::put_escaped(&mut line, self.uri.path().as_bytes());
+        line.extend_from_slice(b" - ");
+        line.extend_from_slice(self.request_id_header().as_bytes());
+        line.push(b':');
+        telemetry::put_escaped(&mut line, bytes_of(self.request_id.as_ref()));
+        line.extend_from_slice(b" - ");
+        telemetry::put_escaped(&mut line, error.to_string().as_bytes());
+        lines.write(line);
+    }
+
+    fn request_id_header(&self) -> &str {
+        self.shared.config.request_id_header_text.as_deref().unwrap_or_default()
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        let total = self.began.elapsed();
+        if let Some(deadlines) = &self.deadlines {
+            deadlines.response_ended();
+        }
+        if !self.is_recorded {
+            return;
+        }
+        let metrics = &self.shared.metrics;
+        let status = self.status.map_or(CLIENT_GONE, |status| status.as_u16());
+        metrics.count_response(status);
+        metrics.request_duration.observe(total.as_secs_f64());
+        metrics.backend_duration.observe(self.backend_time.as_secs_f64());
+        self.shared.access_log.write(&Entry {
+            client: self.client,
+            method: self.method.as_str(),
+            path: self.uri.path(),
+            protocol: if self.version == Version::HTTP_10 {
+                "HTTP/1.0"
+            } else {
+                "HTTP/1.1"
+            },
+            status,
+            body_bytes: self.body_bytes,
+            referer: bytes_of(self.referer.as_ref()),
+            user_agent: bytes_of(self.user_agent.as_ref()),
+            request_id_header: self.request_id_header(),
+            request_id: bytes_of(self.request_id.as_ref()),
+            frontend: self.frontend.as_ref().map_or("", |frontend| frontend.key()),
+            forwarded_for: bytes_of(self.forwarded_for.as_ref()),
+            total,
+            backend: self.backend_time,
+        });
+    }
+}
+
+fn bytes_of(value: Option<&HeaderValue>) -> &[u8] {
+    value.map_or(&[], HeaderValue::as_bytes)
+}
+
+/// Logged when the client went away before there was an answer; nginx's code for it.
+const CLIENT_GONE: u16 = 499;

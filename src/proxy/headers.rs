@@ -1,0 +1,261 @@
+//! The headers that a proxy takes out, puts in and changes (contract section 3).
+
+use std::net::IpAddr;
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue,
+    header::{self, CONNECTION, HOST, TE, UPGRADE},
+};
+
+/// A request's headers before any backend is chosen.
+pub struct Forwarding<'a> {
+    /// The client's address.
+    pub client: IpAddr,
+    /// `http` or `https`: how the client reached us.
+    pub scheme: &'static str,
+    /// The header that carries request ids, where one is configured.
+    pub request_id_header: Option<&'a HeaderName>,
+    /// Whether the request asks to become a WebSocket.
+    pub upgrade: bool,
+}
+
+/// Prepares a client's headers for any backend: removes what concerns only the client's connection, then adds our own, so
+/// that a `Connection` header can never remove what we add. Returns whether debug headers were asked for.
+pub fn prepare_request(headers: &mut HeaderMap, forwarding: &Forwarding<'_>) -> bool {
+    let wants_trailers = lists_token(headers, TE, "trailers");
+    remove_hop_by_hop(headers);
+    if wants_trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+    if forwarding.upgrade {
+        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    }
+    append_client(headers, forwarding.client);
+    if !headers.contains_key(&X_FORWARDED_PROTO) {
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(forwarding.scheme));
+    }
+    if let Some(name) = forwarding.request_id_header
+        && headers.get(name).is_none_or(HeaderValue::is_empty)
+    {
+        let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
+        let id = uuid::Uuid::new_v4().hyphenated().encode_lower(&mut text);
+        headers.insert(name, HeaderValue::from_str(id).expect("a UUID is visible ASCII"));
+    }
+    headers.remove(&X_DEBUG_ROUTER).is_some()
+}
+
+/// Addresses the request to one backend. `original` is the client's `Host`; a backend that is known by `name` gets that
+/// instead, and the original in two other headers.
+pub fn address_request(headers: &mut HeaderMap, original: &HeaderValue, name: Option<&HeaderValue>) {
+    match name {
+        Some(name) => {
+            headers.insert(HOST, name.clone());
+            headers.insert(X_HOST, original.clone());
+            headers.insert(X_FORWARDED_HOST, original.clone());
+        }
+        None => {
+            headers.insert(HOST, original.clone());
+        }
+    }
+}
+
+/// Removes what a backend said about its own connection; `upgrade` keeps what completes a WebSocket handshake.
+pub fn prepare_response(headers: &mut HeaderMap, upgrade: bool) {
+    remove_hop_by_hop(headers);
+    if upgrade {
+        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    }
+}
+
+/// Whether a request asks to become a WebSocket.
+pub fn wants_websocket(headers: &HeaderMap) -> bool {
+    lists_token(headers, UPGRADE, "websocket")
+}
+
+/// X-Forwarded-For as the client sent it, its lines joined; `None` if it sent none.
+pub fn forwarded_for(headers: &HeaderMap) -> Option<HeaderValue> {
+    let mut lines = headers.get_all(&X_FORWARDED_FOR).iter();
+    let first = lines.next()?;
+    let mut joined = None;
+    for line in lines {
+        let joined: &mut Vec<u8> = joined.get_or_insert_with(|| first.as_bytes().to_vec());
+        joined.extend_from_slice(b", ");
+        joined.extend_from_slice(line.as_bytes());
+    }
+    Some(match joined {
+        None => first.clone(),
+        Some(joined) => HeaderValue::from_maybe_shared(bytes::Bytes::from(joined)).unwrap_or_else(|_| first.clone()),
+    })
+}
+
+fn append_client(headers: &mut HeaderMap, client: IpAddr) {
+    let mut value = forwarded_for(headers).map_or_else(Vec::new, |value| value.as_bytes().to_vec());
+    if !value.is_empty() {
+        value.extend_from_slice(b", ");
+    }
+    value.extend_from_slice(client.to_string().as_bytes());
+    let value = HeaderValue::from_maybe_shared(bytes::Bytes::from(value));
+    headers.insert(X_FORWARDED_FOR, value.expect("header values joined by commas are one"));
+}
+
+/// Removes the headers of RFC 9110 section 7.6.1, and those that `Connection` names. `Trailer` stays: trailers are passed
+/// on. `Host` stays whatever `Connection` says.
+fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(CONNECTION) {
+        let named: smallvec::SmallVec<[HeaderName; 4]> = headers
+            .get_all(CONNECTION)
+            .iter()
+            .flat_map(|line| line.as_bytes().split(|&byte| byte == b','))
+            .filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok())
+            .filter(|name| *name != HOST)
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+    }
+    for name in &HOP_BY_HOP {
+        headers.remove(name);
+    }
+}
+
+fn lists_token(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
+    headers
+        .get_all(name)
+        .iter()
+        .flat_map(|line| line.as_bytes().split(|&byte| byte == b','))
+        .any(|listed| listed.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
+}
+
+const HOP_BY_HOP: [HeaderName; 8] = [
+    CONNECTION,
+    HeaderName::from_static("proxy-connection"),
+    HeaderName::from_static("keep-alive"),
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    TE,
+    header::TRANSFER_ENCODING,
+    UPGRADE,
+];
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_HOST: HeaderName = HeaderName::from_static("x-host");
+const X_DEBUG_ROUTER: HeaderName = HeaderName::from_static("x-debug-router");
+
+/// On responses to requests with `X-Debug-Router`: the backend's URL.
+pub const X_DEBUG_BACKEND_URL: HeaderName = HeaderName::from_static("x-debug-backend-url");
+/// The backend's index.
+pub const X_DEBUG_BACKEND_ID: HeaderName = HeaderName::from_static("x-debug-backend-id");
+/// The frontend key that matched.
+pub const X_DEBUG_FRONTEND_KEY: HeaderName = HeaderName::from_static("x-debug-frontend-key");
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn headers(lines: &[(&str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            headers.append(
+                HeaderName::from_bytes(name.as_bytes()).unwrap(),
+                HeaderValue::from_str(value).unwrap(),
+            );
+        }
+        headers
+    }
+
+    fn prepared(lines: &[(&str, &str)]) -> HeaderMap {
+        let mut headers = headers(lines);
+        let forwarding = Forwarding {
+            client: IpAddr::from([10, 0, 0, 9]),
+            scheme: "http",
+            request_id_header: Some(&HeaderName::from_static("x-request-id")),
+            upgrade: false,
+        };
+        prepare_request(&mut headers, &forwarding);
+        headers
+    }
+
+    #[test]
+    fn the_client_is_appended_to_all_lines_joined() {
+        let all = prepared(&[("x-forwarded-for", "1.1.1.1"), ("x-forwarded-for", "2.2.2.2, 3.3.3.3")]);
+        assert_eq!(all.get_all("x-forwarded-for").iter().count(), 1);
+        assert_eq!(all["x-forwarded-for"], "1.1.1.1, 2.2.2.2, 3.3.3.3, 10.0.0.9");
+        assert_eq!(prepared(&[])["x-forwarded-for"], "10.0.0.9");
+    }
+
+    #[test]
+    fn what_the_client_already_knows_is_kept() {
+        let all = prepared(&[("x-forwarded-proto", "https"), ("x-request-id", "mine")]);
+        assert_eq!(
+            (all["x-forwarded-proto"].as_bytes(), all["x-request-id"].as_bytes()),
+            (&b"https"[..], &b"mine"[..])
+        );
+        let all = prepared(&[]);
+        assert_eq!(all["x-forwarded-proto"], "http");
+        let id = uuid::Uuid::parse_str(all["x-request-id"].to_str().unwrap()).unwrap();
+        assert_eq!(id.get_version_num(), 4);
+    }
+
+    #[test]
+    fn connection_removes_what_it_names_but_nothing_of_ours() {
+        let all = prepared(&[
+            ("host", "a"),
+            ("connection", "close, X-Secret, host"),
+            ("connection", "x-forwarded-for,x-request-id, x-forwarded-proto"),
+            ("x-secret", "1"),
+            ("x-forwarded-for", "6.6.6.6"),
+            ("keep-alive", "timeout=5"),
+            ("te", "gzip"),
+            ("proxy-authorization", "Basic eA=="),
+        ]);
+        assert_eq!(all["host"], "a");
+        assert_eq!(all["x-forwarded-for"], "10.0.0.9");
+        assert!(all.contains_key("x-request-id") && all.contains_key("x-forwarded-proto"));
+        for gone in ["connection", "x-secret", "keep-alive", "te", "proxy-authorization"] {
+            assert!(!all.contains_key(gone), "{gone} is still there");
+        }
+    }
+
+    #[test]
+    fn trailers_stay_possible() {
+        assert_eq!(prepared(&[("te", "gzip, Trailers")])["te"], "trailers");
+    }
+
+    #[test]
+    fn a_backend_known_by_name_is_addressed_by_it() {
+        let mut all = headers(&[("host", "www.example.com:80")]);
+        let original = all["host"].clone();
+        address_request(&mut all, &original, Some(&HeaderValue::from_static("name.internal")));
+        assert_eq!(
+            (all["host"].as_bytes(), all["x-host"].as_bytes()),
+            (&b"name.internal"[..], &b"www.example.com:80"[..])
+        );
+        assert_eq!(all["x-forwarded-host"], "www.example.com:80");
+        address_request(&mut all, &original, None);
+        assert_eq!(all["host"], "www.example.com:80");
+    }
+
+    #[test]
+    fn websocket_is_recognised_in_any_case_and_list() {
+        assert!(wants_websocket(&headers(&[("upgrade", "WebSocket")])));
+        assert!(wants_websocket(&headers(&[("upgrade", "h2c, websocket")])));
+        assert!(!wants_websocket(&headers(&[("upgrade", "h2c")])));
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_connection_names_our_headers_are_there(tokens in "[ -~]{0,60}") {
+            let all = prepared(&[("connection", &tokens), ("host", "a")]);
+            for ours in ["host", "x-forwarded-for", "x-forwarded-proto", "x-request-id"] {
+                prop_assert!(all.contains_key(ours));
+            }
+            prop_assert!(!all.contains_key("connection"));
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! Listening sockets, and the loop that takes connections from one.
+
+use std::{
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener as StdListener},
+    rc::Rc,
+    time::Duration,
+};
+
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tracing::{error, warn};
+
+use super::{Worker, connection};
+
+/// One address, bound by as many sockets as there are workers. The kernel spreads connections over them.
+///
+/// Bound, but not yet listening: clients are refused until [`Listeners::listen`], while a second process already learns
+/// that the port is taken.
+pub struct Listeners {
+    sockets: Vec<Socket>,
+    address: SocketAddr,
+}
+
+impl Listeners {
+    /// Binds `count` sockets to `address`. Port 0 means any free port. An unspecified IPv6 address serves IPv4 as well, and
+    /// falls back to it where there is no IPv6.
+    ///
+    /// # Errors
+    /// When the address is in use, or is not this machine's.
+    pub fn bind(address: SocketAddr, count: usize) -> io::Result<Self> {
+        let first = match bind(address) {
+            Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED && error.raw_os_error() == Some(EAFNOSUPPORT) => {
+                bind(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port()))?
+            }
+            bound => bound?,
+        };
+        let address = first.local_addr()?.as_socket().ok_or(io::ErrorKind::Unsupported)?;
+        // Only after the first is bound, so that another process of ours on this port is an error and not a partner.
+        first.set_reuse_port(true)?;
+        let mut sockets = vec![first];
+        for _ in 1..count {
+            let socket = new_socket(address)?;
+            socket.set_reuse_port(true)?;
+            socket.bind(&address.into())?;
+            sockets.push(socket);
+        }
+        Ok(Self { sockets, address })
+    }
+
+    /// The address, with the port that was chosen.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Lets clients connect.
+    ///
+    /// # Errors
+    /// When another process began to listen on the address meanwhile.
+    pub fn listen(self) -> io::Result<Vec<StdListener>> {
+        self.sockets
+            .into_iter()
+            .map(|socket| {
+                socket.listen(BACKLOG)?;
+                socket.set_nonblocking(true)?;
+                Ok(socket.into())
+            })
+            .collect()
+    }
+}
+
+fn bind(address: SocketAddr) -> io::Result<Socket> {
+    let socket = new_socket(address)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+/// A socket whose options its accepted connections inherit.
+fn new_socket(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.ip() == Ipv6Addr::UNSPECIFIED {
+        socket.set_only_v6(false)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE))?;
+    Ok(socket)
+}
+
+/// Takes connections until the drain begins, then those that the kernel has already accepted, and returns.
+pub(super) async fn accept(worker: &Rc<Worker>, listener: TcpListener) {
+    let mut pause = SHORTEST_PAUSE;
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = worker.drain.begun() => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                pause = SHORTEST_PAUSE;
+                admit(worker, stream, peer).await;
+            }
+            Err(error) if is_the_clients(&error) => {}
+            Err(error) => {
+                worker.shared.metrics.accept_errors.inc();
+                warn!(%error, ?pause, "no connection can be accepted");
+                worker.pool.clear();
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        }
+    }
+    while let Ok(Ok((stream, peer))) = tokio::time::timeout(Duration::ZERO, listener.accept()).await {
+        admit(worker, stream, peer).await;
+    }
+}
+
+/// Waits for a permit, which holds up this worker's accepting: whoever comes later waits in the kernel's queue.
+async fn admit(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
+    let permits = &worker.shared.connections;
+    let permit = match permits.clone().try_acquire_owned() {
+        Ok(permit) => permit,
+        Err(_) => {
+            warn!(
+                limit = worker.shared.config.max_connections,
+                "the connection limit is reached"
+            );
+            tokio::select! {
+                permit = permits.clone().acquire_owned() => match permit {
+                    Ok(permit) => permit,
+                    Err(closed) => {
+                        error!(%closed, "a connection was refused");
+                        return;
+                    }
+                },
+                () = worker.drain.expired() => return,
+            }
+        }
+    };
+    worker.tasks.spawn_local(connection::serve(
+        Rc::clone(worker),
+        stream,
+        peer.ip().to_canonical(),
+        permit,
+    ));
+}
+
+/// The client gave up before it was accepted; that is no trouble of ours.
+fn is_the_clients(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset
+    )
+}
+
+/// Connections that may wait to be accepted; the kernel cuts this to net.core.somaxconn.
+const BACKLOG: i32 = 4_096;
+
+/// After how long without traffic a client is asked whether it is still there, and how often again.
+const KEEPALIVE: Duration = Duration::from_secs(15);
+
+/// Pauses after a failure to accept, which is nearly always a lack of descriptors.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// errno(3): the system has no IPv6.
+const EAFNOSUPPORT: i32 = 97;

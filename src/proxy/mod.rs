@@ -1,0 +1,169 @@
+//! From an accepted connection to a finished response.
+//!
+//! Each core has one [`run_worker`]: a single-threaded runtime with a listening socket and a pool of backend connections of
+//! its own, so that no request ever crosses a thread. What the workers share is read-only or atomic. This module knows
+//! nothing of Redis: it reads [`Routes`], and says what died into a channel.
+
+mod body;
+mod connection;
+mod deadlines;
+mod downstream;
+mod error;
+mod exchange;
+mod framing;
+mod headers;
+mod listener;
+mod service;
+mod tunnel;
+mod upstream;
+
+use std::{io, net::TcpListener, rc::Rc, sync::Arc, time::Duration};
+
+use http::HeaderName;
+use hyper::server::conn::http1;
+use tokio::{
+    sync::{Semaphore, mpsc},
+    task::LocalSet,
+};
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    drain::Drain,
+    routing::{Clock, DeadMark, Routes},
+    telemetry::{AccessLog, Lines, Metrics, StoreHealth},
+};
+
+pub use deadlines::ClientTimeouts;
+pub use listener::Listeners;
+pub use upstream::{BackendTls, Traffic};
+use upstream::{Dialer, Pool, Upstream};
+
+/// How requests are handled.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// From choosing a backend to the end of its response head; `None` means no limit.
+    pub request_timeout: Option<Duration>,
+    /// Look-up, connection and TLS handshake together; `None` means the system's limit.
+    pub dial_timeout: Option<Duration>,
+    /// What clients are allowed.
+    pub client_timeouts: ClientTimeouts,
+    /// How long a backend that cannot be reached stays out of rotation; zero means not at all.
+    pub dead_backend_time: Duration,
+    /// The header that carries request ids.
+    pub request_id_header: Option<HeaderName>,
+    /// The same as the operator spelt it, for the logs.
+    pub request_id_header_text: Option<String>,
+    /// Client connections served at the same time, tunnels included; others wait in the kernel's queue.
+    pub max_connections: usize,
+    /// The longest request head, in bytes; longer ones are answered 431.
+    pub max_header_size: usize,
+    /// The most header lines of a request; more are answered 431.
+    pub max_headers: usize,
+    /// Whether the certificates of `https` backends are verified.
+    pub verify_backends: bool,
+}
+
+/// What all workers share.
+pub struct Shared {
+    /// How requests are handled.
+    pub config: Config,
+    /// The routing table.
+    pub routes: Routes,
+    /// The clock of the table's dead marks.
+    pub clock: Clock,
+    /// Whether the table is current, for `__ping__`.
+    pub health: Arc<StoreHealth>,
+    /// Where dead marks go to be recorded.
+    pub marks: mpsc::Sender<DeadMark>,
+    /// Every metric.
+    pub metrics: Arc<Metrics>,
+    /// One line a request.
+    pub access_log: AccessLog,
+    /// One line an error.
+    pub errors: Lines,
+    /// Permits for client connections.
+    pub connections: Arc<Semaphore>,
+    /// How `https` backends are spoken to.
+    pub backend_tls: BackendTls,
+}
+
+/// One thread's share of the proxy.
+struct Worker {
+    shared: Arc<Shared>,
+    http: http1::Builder,
+    upstream: Upstream,
+    pool: Rc<Pool>,
+    /// Connections and tunnels, for the drain to wait for.
+    tasks: TaskTracker,
+    drain: Drain,
+}
+
+/// Serves the connections of one listening socket until the drain is over. Blocks the thread.
+///
+/// # Errors
+/// When the runtime cannot be made, or the socket cannot be used.
+pub fn run_worker(shared: Arc<Shared>, listener: TcpListener, drain: Drain) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let local = LocalSet::new();
+    let result = local.block_on(&runtime, async {
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let worker = Rc::new(Worker::new(shared, drain.clone()));
+        let reaper = tokio::task::spawn_local(reap(Rc::clone(&worker.pool)));
+        listener::accept(&worker, listener).await;
+        worker.tasks.close();
+        tokio::select! {
+            () = worker.tasks.wait() => {}
+            () = drain.expired() => {}
+        }
+        reaper.abort();
+        Ok(())
+    });
+    drop(local);
+    // A name look-up that hangs must not hold up the end.
+    runtime.shutdown_background();
+    result
+}
+
+impl Worker {
+    fn new(shared: Arc<Shared>, drain: Drain) -> Self {
+        let metrics = &shared.metrics;
+        let traffic = Traffic {
+            dials: metrics.pool_dials.clone(),
+            reuses: metrics.pool_reuses.clone(),
+            repeats: metrics.retries.clone(),
+            idle: metrics.pool_idle.clone(),
+        };
+        let pool = Pool::new(traffic.clone());
+        let dialer = Dialer::new(shared.config.dial_timeout, shared.backend_tls.clone(), traffic);
+        let mut http = http1::Builder::new();
+        http.title_case_headers(true)
+            .header_read_timeout(None)
+            .max_header_size(shared.config.max_header_size);
+        if shared.config.max_headers != LIBRARY_MAX_HEADERS {
+            http.max_headers(shared.config.max_headers);
+        }
+        let upstream = Upstream::new(dialer, Rc::clone(&pool));
+        Self {
+            shared,
+            http,
+            upstream,
+            pool,
+            tasks: TaskTracker::new(),
+            drain,
+        }
+    }
+}
+
+async fn reap(pool: Rc<Pool>) {
+    let mut ticks = tokio::time::interval(REAP_EVERY);
+    loop {
+        ticks.tick().await;
+        pool.reap();
+    }
+}
+
+/// Header lines that the HTTP library parses without allocating; setting a limit of one's own costs an allocation.
+pub const LIBRARY_MAX_HEADERS: usize = 100;
+
+/// How often idle connections to backends are looked over.
+const REAP_EVERY: Duration = Duration::from_secs(1);

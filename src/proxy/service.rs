@@ -1,0 +1,311 @@
+//! One request, top to bottom.
+
+use std::{rc::Rc, sync::Arc, time::Instant};
+
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, request::Parts};
+use hyper::{
+    body::Incoming,
+    upgrade::{self, OnUpgrade},
+};
+
+use super::{
+    Worker,
+    body::{RequestBody, ResponseBody},
+    connection::Client,
+    error::ProxyError,
+    exchange::Exchange,
+    headers::{self, Forwarding, X_DEBUG_BACKEND_ID, X_DEBUG_BACKEND_URL, X_DEBUG_FRONTEND_KEY},
+    tunnel,
+    upstream::{Failure, Lease},
+};
+use crate::routing::{Choice, DeadMark, Frontend, Host, Tried};
+
+/// Answers a request; there is always an answer.
+pub async fn answer(worker: Rc<Worker>, client: Rc<Client>, mut request: Request<Incoming>) -> Response<ResponseBody> {
+    let upgrade = wants_upgrade(&request).then(|| upgrade::on(&mut request));
+    let (mut head, body) = request.into_parts();
+    let mut exchange = Exchange::begin(&worker.shared, client.deadlines.clone(), client.address, &head);
+
+    let host = match requested_host(&head) {
+        Ok(host) => host,
+        Err(reason) => {
+            worker.shared.metrics.malformed_requests.inc();
+            return refuse(exchange, &ProxyError::Malformed(reason), &[]);
+        }
+    };
+    let frontend = {
+        // A malformed name was refused above, so that this parses again.
+        let Ok(name) = host
+            .to_str()
+            .map_err(drop)
+            .and_then(|text| Host::parse(text).map_err(drop))
+        else {
+            return refuse(exchange, &ProxyError::Malformed("the host is malformed"), &[]);
+        };
+        if name.full() == PING_HOST && head.uri.path() == "/" {
+            exchange.forget();
+            return pong(&worker);
+        }
+        worker.shared.routes.load().find(&name).cloned()
+    };
+    let debug = headers::prepare_request(
+        &mut head.headers,
+        &Forwarding {
+            client: client.address,
+            scheme: "http",
+            request_id_header: worker.shared.config.request_id_header.as_ref(),
+            upgrade: upgrade.is_some(),
+        },
+    );
+    exchange.identify(&head.headers);
+    let Some(frontend) = frontend else {
+        exchange.log_error(&ProxyError::NoRoute);
+        return refuse(exchange, &ProxyError::NoRoute, &[]);
+    };
+    exchange.routed(&frontend);
+    make_origin_form(&mut head);
+
+    let request = Request::from_parts(head, RequestBody::new(body));
+    let (choice, outcome) = attempt(&worker, &frontend, &host, request, upgrade.is_some(), &mut exchange).await;
+    let debug_headers = if debug {
+        debug_headers(&frontend, choice.as_ref())
+    } else {
+        Vec::new()
+    };
+    match outcome {
+        Ok((response, lease)) => respond(worker, client, response, lease, upgrade, exchange, debug_headers),
+        Err(error) => refuse(exchange, &error, &debug_headers),
+    }
+}
+
+/// Tries backends until one answers, or there is none left that may be tried. Every failure is logged here, and held
+/// against the backend where it is the backend's.
+async fn attempt(
+    worker: &Worker,
+    frontend: &Arc<Frontend>,
+    host: &HeaderValue,
+    mut request: Request<RequestBody>,
+    upgrade: bool,
+    exchange: &mut Exchange,
+) -> (Option<Choice>, Result<(Response<Incoming>, Lease), ProxyError>) {
+    let mut tried = Tried::default();
+    let mut last: Option<(Choice, ProxyError)> = None;
+    for retries_left in (0..=MOST_RETRIES).rev() {
+        let Some(choice) = frontend.choose(worker.shared.clock.now(), &tried) else {
+            break;
+        };
+        exchange.attempting(choice.backend.url());
+        let origin = choice.backend.origin();
+        headers::address_request(request.headers_mut(), host, origin.host.header());
+        let began = Instant::now();
+        let sending = async {
+            if upgrade {
+                worker.upstream.send_afresh(origin, request).await
+            } else {
+                worker.upstream.send(origin, request).await
+            }
+        };
+        let sent = match worker.shared.config.request_timeout {
+            None => sending.await,
+            Some(limit) => tokio::time::timeout(limit, sending).await.unwrap_or_else(|_| {
+                Err(Failure {
+                    error: ProxyError::RequestTimeout(limit),
+                    unsent: None,
+                })
+            }),
+        };
+        exchange.attempted(began.elapsed());
+        let Failure { error, unsent } = match sent {
+            Ok((response, _)) if response.status() == StatusCode::SWITCHING_PROTOCOLS && !upgrade => Failure {
+                error: ProxyError::UnexpectedUpgrade,
+                unsent: None,
+            },
+            Ok(answered) => return (Some(choice), Ok(answered)),
+            Err(failure) => failure,
+        };
+        if mark_dead(worker, frontend, &choice, &error) {
+            exchange.log_error(&format_args!("{error} *DEAD*"));
+        } else {
+            exchange.log_error(&error);
+        }
+        tried.add(Arc::clone(&choice.backend));
+        let may_retry = retries_left > 0 && !matches!(error, ProxyError::Exhausted(_));
+        last = Some((choice, error));
+        match unsent {
+            Some(unsent) if may_retry => request = unsent,
+            _ => break,
+        }
+        worker.shared.metrics.retries.inc();
+    }
+    match last {
+        Some((choice, error)) => (Some(choice), Err(error)),
+        None => {
+            exchange.log_error(&ProxyError::AllDead);
+            (None, Err(ProxyError::AllDead))
+        }
+    }
+}
+
+/// Takes the backend out of rotation, here at once and everywhere by way of Redis, if the error says that it should be.
+/// Returns whether it says so.
+fn mark_dead(worker: &Worker, frontend: &Frontend, choice: &Choice, error: &ProxyError) -> bool {
+    let shared = &worker.shared;
+    if !error.verdict().marks_dead || shared.config.dead_backend_time.is_zero() {
+        return false;
+    }
+    let now = shared.clock.now();
+    let until = now.after(shared.config.dead_backend_time);
+    if choice.backend.mark_dead(now, until) {
+        shared.metrics.marked_dead.inc();
+        let mark = DeadMark {
+            frontend: frontend.key().into(),
+            url: choice.backend.url().into(),
+            until,
+        };
+        if shared.marks.try_send(mark).is_err() {
+            shared.metrics.marks_dropped.inc();
+        }
+    }
+    true
+}
+
+/// Passes a backend's answer on.
+fn respond(
+    worker: Rc<Worker>,
+    client: Rc<Client>,
+    mut response: Response<Incoming>,
+    lease: Lease,
+    upgrade: Option<OnUpgrade>,
+    mut exchange: Box<Exchange>,
+    debug_headers: Vec<(http::HeaderName, HeaderValue)>,
+) -> Response<ResponseBody> {
+    exchange.answered(response.status());
+    *response.version_mut() = Version::HTTP_11;
+    let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    headers::prepare_response(response.headers_mut(), switched);
+    response.headers_mut().extend(debug_headers);
+    match upgrade {
+        Some(from_client) if switched => {
+            if let Some(deadlines) = &client.deadlines {
+                deadlines.became_tunnel();
+            }
+            let to_backend = upgrade::on(&mut response);
+            let joined = tunnel::join(client, from_client, to_backend, lease, exchange);
+            let open = super::connection::Counted::one(&worker.shared.metrics.tunnels_open);
+            worker.tasks.spawn_local(async move {
+                joined.await;
+                drop(open);
+            });
+            response.map(|_| ResponseBody::none())
+        }
+        refused => {
+            if refused.is_some() {
+                // Bytes that followed this request's head were not looked over.
+                response
+                    .headers_mut()
+                    .insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            response.map(|incoming| ResponseBody::from_backend(incoming, lease, exchange))
+        }
+    }
+}
+
+/// Answers in place of a backend.
+fn refuse(
+    mut exchange: Box<Exchange>,
+    error: &ProxyError,
+    debug_headers: &[(http::HeaderName, HeaderValue)],
+) -> Response<ResponseBody> {
+    let verdict = error.verdict();
+    exchange.answered(verdict.status);
+    let mut response = ResponseBody::own(verdict.status, verdict.body, Some(exchange));
+    response.headers_mut().extend(debug_headers.iter().cloned());
+    if verdict.closes {
+        response
+            .headers_mut()
+            .insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+/// The answer to `Host: __ping__`: whether the table can be trusted to be current.
+fn pong(worker: &Worker) -> Response<ResponseBody> {
+    match worker.shared.health.problem() {
+        None => ResponseBody::own(StatusCode::OK, "OK", None),
+        Some(problem) => ResponseBody::own(StatusCode::INTERNAL_SERVER_ERROR, problem.to_string(), None),
+    }
+}
+
+fn wants_upgrade(request: &Request<Incoming>) -> bool {
+    request.version() == Version::HTTP_11 && headers::wants_websocket(request.headers())
+}
+
+/// The host that a request is for, as sent (RFC 9112 sections 3.2 and 3.2.2). A request that two readers could understand
+/// differently is refused.
+fn requested_host(head: &Parts) -> Result<HeaderValue, &'static str> {
+    if head.method == Method::CONNECT {
+        return Err("CONNECT is not supported");
+    }
+    let mut lines = head.headers.get_all(header::HOST).iter();
+    let host = lines.next();
+    if lines.next().is_some() {
+        return Err("there is more than one Host header");
+    }
+    let host = match (host, head.uri.authority()) {
+        (Some(host), _) => host.clone(),
+        (None, _) if head.version > Version::HTTP_10 => return Err("there is no Host header"),
+        (None, Some(authority)) => {
+            HeaderValue::from_str(authority.as_str()).map_err(|_| "the target's host is malformed")?
+        }
+        (None, None) => HeaderValue::from_static(""),
+    };
+    let parsed =
+        Host::parse(host.to_str().map_err(|_| "the host is malformed")?).map_err(|_| "the host is malformed")?;
+    if let Some(authority) = head.uri.authority() {
+        let target = Host::parse(authority.as_str()).map_err(|_| "the target's host is malformed")?;
+        let default = match head.uri.scheme_str() {
+            Some("http") => ":80",
+            Some("https") => ":443",
+            _ => return Err("the target's scheme is not http"),
+        };
+        let bare = |host: &Host<'_>| host.full().strip_suffix(default).unwrap_or(host.full()).to_owned();
+        if bare(&target) != bare(&parsed) {
+            return Err("the target's host is not the Host header's");
+        }
+    }
+    Ok(host)
+}
+
+/// Reduces an absolute-form target to its path and query, which is what backends expect.
+fn make_origin_form(head: &mut Parts) {
+    head.version = Version::HTTP_11;
+    head.extensions.clear();
+    if head.uri.authority().is_some() {
+        let path = head.uri.path_and_query().cloned();
+        head.uri = path.map_or_else(|| Uri::from_static("/"), Uri::from);
+    }
+}
+
+fn debug_headers(frontend: &Frontend, choice: Option<&Choice>) -> Vec<(http::HeaderName, HeaderValue)> {
+    let mut headers = HeaderMap::new();
+    let mut add = |name, value: &str| {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            headers.insert(name, value);
+        }
+    };
+    add(X_DEBUG_FRONTEND_KEY, frontend.key());
+    if let Some(choice) = choice {
+        add(X_DEBUG_BACKEND_URL, choice.backend.url());
+        add(X_DEBUG_BACKEND_ID, &choice.index.to_string());
+    }
+    headers
+        .into_iter()
+        .filter_map(|(name, value)| Some((name?, value)))
+        .collect()
+}
+
+/// Attempts after the first.
+const MOST_RETRIES: usize = 3;
+
+/// The host by which load balancers ask whether we are well.
+const PING_HOST: &str = "__ping__";
