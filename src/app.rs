@@ -41,11 +41,8 @@ pub struct Started {
 /// When it cannot start, or when a part that must not end has ended.
 pub fn run(config: Config, telemetry: &Telemetry, started: impl FnOnce(Started)) -> anyhow::Result<()> {
     // Requests have threads of their own; what is left to this runtime is Redis, metrics and signals.
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .thread_name("control")
-        .enable_all()
-        .build()?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("control").enable_all().build()?;
     let result = runtime.block_on(supervise(config, telemetry, started));
     runtime.shutdown_background();
     result
@@ -80,15 +77,8 @@ async fn supervise(mut config: Config, telemetry: &Telemetry, started: impl FnOn
     };
 
     let (loaded, table_loaded) = oneshot::channel();
-    let syncer = Syncer::new(
-        config.sync,
-        routes.clone(),
-        clock,
-        Arc::clone(metrics),
-        Arc::clone(&health),
-        loaded,
-    );
-    essential.spawn(async move { Ok(Box::pin(syncer.run()).await?) });
+    let syncer = Syncer::new(config.sync, routes.clone(), clock, Arc::clone(metrics), Arc::clone(&health), loaded);
+    essential.spawn(async move { Ok(syncer.run().await?) });
     let (marks, reports) = mpsc::channel(MARK_QUEUE);
     let reporter = Reporter::new(config.store.write, reports, routes.clone(), clock, Arc::clone(metrics));
     let mut reporter = tokio::spawn(reporter.run());
@@ -114,24 +104,18 @@ async fn supervise(mut config: Config, telemetry: &Telemetry, started: impl FnOn
         errors: telemetry.errors.clone(),
     });
     let mut workers = JoinSet::new();
-    for listener in listeners
-        .listen()
-        .with_context(|| format!("cannot listen on {address}"))?
-    {
+    for listener in listeners.listen().with_context(|| format!("cannot listen on {address}"))? {
         let (shared, drain) = (Arc::clone(&shared), drain.clone());
         let (finished, wait) = oneshot::channel();
         thread::Builder::new().name("worker".to_owned()).spawn(move || {
             // The receiver is gone only when the process is ending.
-            let _ = finished.send(proxy::run_worker(shared, listener, drain));
+            let _ = finished.send(proxy::run_worker(shared, listener, &drain));
         })?;
         workers.spawn(wait);
     }
     drop(shared);
     info!(%address, "listening");
-    started(Started {
-        listen: address,
-        metrics: admin_address,
-    });
+    started(Started { listen: address, metrics: admin_address });
 
     let result = tokio::select! {
         ended = first_end(&mut essential, &mut reporter) => ended,
@@ -174,10 +158,7 @@ type WorkerEnd = Result<Result<io::Result<()>, oneshot::error::RecvError>, tokio
 
 fn worker_end(worker: Option<WorkerEnd>, drain: &Drain) -> anyhow::Result<()> {
     if let Some(worker) = worker {
-        worker
-            .context("a worker was lost")?
-            .context("a worker thread panicked")?
-            .context("a worker cannot serve")?;
+        worker.context("a worker was lost")?.context("a worker thread panicked")?.context("a worker cannot serve")?;
     }
     if !drain.has_begun() {
         bail!("a worker ended");

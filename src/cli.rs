@@ -21,12 +21,7 @@ use crate::{
 
 /// A distributed HTTP and WebSocket reverse proxy whose routes live in Redis.
 #[derive(Debug, Parser)]
-#[command(
-    name = "planb",
-    version,
-    disable_version_flag = true,
-    args_conflicts_with_subcommands = true
-)]
+#[command(name = "planb", version, disable_version_flag = true, args_conflicts_with_subcommands = true)]
 #[command(
     after_help = "Durations are written as in Go: 500ms, 1m30s, 0s. Every flag can also be set in the environment, as \
                         PLANB_ and its name in capitals: PLANB_READ_REDIS_HOST. The environment variable RUST_LOG sets what \
@@ -63,21 +58,11 @@ struct Flags {
     metrics_address: Option<SocketAddr>,
 
     /// How to reach the Redis that routes are read from
-    #[arg(
-        long,
-        env = "PLANB_READ_REDIS_NETWORK",
-        default_value = "tcp",
-        value_name = "NETWORK"
-    )]
+    #[arg(long, env = "PLANB_READ_REDIS_NETWORK", default_value = "tcp", value_name = "NETWORK")]
     read_redis_network: Network,
 
     /// Host of the read Redis; the socket's path for unix
-    #[arg(
-        long,
-        env = "PLANB_READ_REDIS_HOST",
-        default_value = "127.0.0.1",
-        value_name = "HOST"
-    )]
+    #[arg(long, env = "PLANB_READ_REDIS_HOST", default_value = "127.0.0.1", value_name = "HOST")]
     read_redis_host: String,
 
     /// Port of the read Redis
@@ -85,12 +70,7 @@ struct Flags {
     read_redis_port: u16,
 
     /// Password of the read Redis [default: none]
-    #[arg(
-        long,
-        env = "PLANB_READ_REDIS_PASSWORD",
-        hide_env_values = true,
-        value_name = "PASSWORD"
-    )]
+    #[arg(long, env = "PLANB_READ_REDIS_PASSWORD", hide_env_values = true, value_name = "PASSWORD")]
     read_redis_password: Option<String>,
 
     /// Database of the read Redis
@@ -98,21 +78,11 @@ struct Flags {
     read_redis_db: u8,
 
     /// How to reach the Redis that dead backends are recorded on
-    #[arg(
-        long,
-        env = "PLANB_WRITE_REDIS_NETWORK",
-        default_value = "tcp",
-        value_name = "NETWORK"
-    )]
+    #[arg(long, env = "PLANB_WRITE_REDIS_NETWORK", default_value = "tcp", value_name = "NETWORK")]
     write_redis_network: Network,
 
     /// Host of the write Redis; the socket's path for unix
-    #[arg(
-        long,
-        env = "PLANB_WRITE_REDIS_HOST",
-        default_value = "127.0.0.1",
-        value_name = "HOST"
-    )]
+    #[arg(long, env = "PLANB_WRITE_REDIS_HOST", default_value = "127.0.0.1", value_name = "HOST")]
     write_redis_host: String,
 
     /// Port of the write Redis
@@ -120,12 +90,7 @@ struct Flags {
     write_redis_port: u16,
 
     /// Password of the write Redis [default: none]
-    #[arg(
-        long,
-        env = "PLANB_WRITE_REDIS_PASSWORD",
-        hide_env_values = true,
-        value_name = "PASSWORD"
-    )]
+    #[arg(long, env = "PLANB_WRITE_REDIS_PASSWORD", hide_env_values = true, value_name = "PASSWORD")]
     write_redis_password: Option<String>,
 
     /// Database of the write Redis
@@ -133,12 +98,7 @@ struct Flags {
     write_redis_db: u8,
 
     /// Where access log lines go: a file's path, "syslog", "stdout" or "none"
-    #[arg(
-        long,
-        env = "PLANB_ACCESS_LOG",
-        default_value = "./access.log",
-        value_name = "TARGET"
-    )]
+    #[arg(long, env = "PLANB_ACCESS_LOG", default_value = "./access.log", value_name = "TARGET")]
     access_log: LogTarget,
 
     /// Seconds from choosing a backend to the end of its response head; 0 for no limit
@@ -170,12 +130,7 @@ struct Flags {
     dead_backend_time: u32,
 
     /// Milliseconds that response bytes may be held back; accepted for compatibility: they never are
-    #[arg(
-        long,
-        env = "PLANB_FLUSH_INTERVAL",
-        default_value_t = 10,
-        value_name = "MILLISECONDS"
-    )]
+    #[arg(long, env = "PLANB_FLUSH_INTERVAL", default_value_t = 10, value_name = "MILLISECONDS")]
     flush_interval: u32,
 
     /// Header that carries request ids; one is added where it is missing [default: none]
@@ -227,10 +182,7 @@ impl Cli {
             }
             let text = error.to_string();
             let reason = text.lines().next().unwrap_or_default();
-            eprintln!(
-                "planb: {} (try planb --help)",
-                reason.strip_prefix("error: ").unwrap_or(reason)
-            );
+            eprintln!("planb: {} (try planb --help)", reason.strip_prefix("error: ").unwrap_or(reason));
             std::process::exit(2);
         })
     }
@@ -263,15 +215,9 @@ impl Cli {
         Config {
             listen: flags.listen,
             metrics: flags.metrics_address,
-            workers: flags
-                .workers
-                .or_else(|| std::thread::available_parallelism().ok())
-                .map_or(1, NonZeroUsize::get),
+            workers: flags.workers.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get),
             access_log: flags.access_log,
-            sync: sync::Config {
-                server: read.clone(),
-                reconcile_every: flags.reconcile_interval,
-            },
+            sync: sync::Config { server: read.clone(), reconcile_every: flags.reconcile_interval },
             store: store::Config { read, write },
             proxy: proxy::Config {
                 request_timeout: seconds(flags.request_timeout),
@@ -299,18 +245,12 @@ fn server(network: Network, host: String, port: u16, password: Option<String>, d
         Network::Tcp => Address::Tcp(host, port),
         Network::Unix => Address::Unix(PathBuf::from(host)),
     };
-    Server {
-        address,
-        password: password.filter(|password| !password.is_empty()),
-        database,
-    }
+    Server { address, password: password.filter(|password| !password.is_empty()), database }
 }
 
 fn address(text: &str) -> Result<SocketAddr, String> {
     if let Some(port) = text.strip_prefix(':') {
-        let port = port
-            .parse()
-            .map_err(|_| "the port is not a number from 0 to 65535".to_owned())?;
+        let port = port.parse().map_err(|_| "the port is not a number from 0 to 65535".to_owned())?;
         return Ok(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port));
     }
     let mut addresses = text.to_socket_addrs().map_err(|error| error.to_string())?;
@@ -323,20 +263,12 @@ fn duration(text: &str) -> Result<Duration, String> {
     if text == "0" {
         return Ok(Duration::ZERO);
     }
-    let parsed: SignedDuration = text
-        .parse()
-        .map_err(|_| "it is not a duration such as 500ms or 1m30s".to_owned())?;
+    let parsed: SignedDuration = text.parse().map_err(|_| "it is not a duration such as 500ms or 1m30s".to_owned())?;
     Duration::try_from(parsed).map_err(|_| "it is negative".to_owned())
 }
 
 fn positive_duration(text: &str) -> Result<Duration, String> {
-    duration(text).and_then(|time| {
-        if time.is_zero() {
-            Err("it is zero".to_owned())
-        } else {
-            Ok(time)
-        }
-    })
+    duration(text).and_then(|time| if time.is_zero() { Err("it is zero".to_owned()) } else { Ok(time) })
 }
 
 fn header_name(text: &str) -> Result<(HeaderName, String), String> {
@@ -358,9 +290,7 @@ mod tests {
     use super::*;
 
     fn config(arguments: &[&str]) -> Config {
-        Cli::try_parse_from([&["planb"], arguments].concat())
-            .unwrap()
-            .into_config()
+        Cli::try_parse_from([&["planb"], arguments].concat()).unwrap().into_config()
     }
 
     #[test]
@@ -390,24 +320,15 @@ mod tests {
     fn booleans_take_an_optional_value() {
         assert!(!config(&["--backend-tls-verify", "false"]).proxy.verify_backends);
         assert!(!config(&["--backend-tls-verify=false"]).proxy.verify_backends);
-        assert!(
-            config(&["--backend-tls-verify", "--backend-cache"])
-                .proxy
-                .verify_backends
-        );
+        assert!(config(&["--backend-tls-verify", "--backend-cache"]).proxy.verify_backends);
         config(&["--backend-cache=true", "--flush-interval=10"]);
     }
 
     #[test]
     fn durations_are_gos() {
-        for (text, millis) in [
-            ("500ms", 500),
-            ("1m30s", 90_000),
-            ("0s", 0),
-            ("0", 0),
-            ("1.5h", 5_400_000),
-            ("1h2m3s", 3_723_000),
-        ] {
+        for (text, millis) in
+            [("500ms", 500), ("1m30s", 90_000), ("0s", 0), ("0", 0), ("1.5h", 5_400_000), ("1h2m3s", 3_723_000)]
+        {
             assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
         }
         for text in ["", "5", "-5s", "1x", "s"] {
@@ -417,13 +338,7 @@ mod tests {
 
     #[test]
     fn zero_means_no_limit() {
-        let config = config(&[
-            "--request-timeout",
-            "0",
-            "--dial-timeout=0",
-            "--client-idle-timeout",
-            "5s",
-        ]);
+        let config = config(&["--request-timeout", "0", "--dial-timeout=0", "--client-idle-timeout", "5s"]);
         assert_eq!((config.proxy.request_timeout, config.proxy.dial_timeout), (None, None));
         assert_eq!(config.proxy.client_timeouts.idle, Some(Duration::from_secs(5)));
     }
@@ -445,10 +360,7 @@ mod tests {
             ["--request-id-header", "a b"],
             ["--reconcile-interval", "0s"],
         ] {
-            assert!(
-                Cli::try_parse_from([&["planb"][..], &arguments].concat()).is_err(),
-                "{arguments:?}"
-            );
+            assert!(Cli::try_parse_from([&["planb"][..], &arguments].concat()).is_err(), "{arguments:?}");
         }
     }
 }

@@ -40,4 +40,4 @@ impl Drain {
 }
 
 /// How long requests and tunnels in flight may take to finish.
-pub const DRAIN_LIMIT: Duration = Duration::from_secs(60);
+pub const DRAIN_LIMIT: Duration = Duration::from_mins(1);

@@ -19,9 +19,7 @@ pub fn serve(name: &'static str) -> io::Result<SocketAddr> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let listener = runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))?;
     let address = listener.local_addr()?;
-    thread::Builder::new()
-        .name(name.to_owned())
-        .spawn(move || runtime.block_on(accept(listener, name)))?;
+    thread::Builder::new().name(name.to_owned()).spawn(move || runtime.block_on(accept(listener, name)))?;
     Ok(address)
 }
 

@@ -31,17 +31,8 @@ pub use redis::PrivateRedis;
 pub fn run() -> anyhow::Result<()> {
     let master = PrivateRedis::start(&[])?;
     let master_port = master.port().to_string();
-    let replica = PrivateRedis::start(&[
-        "--replicaof",
-        "127.0.0.1",
-        &master_port,
-        "--notify-keyspace-events",
-        "KA",
-    ])?;
-    println!(
-        "A Redis master is on port {master_port}, its replica on port {}.",
-        replica.port()
-    );
+    let replica = PrivateRedis::start(&["--replicaof", "127.0.0.1", &master_port, "--notify-keyspace-events", "KA"])?;
+    println!("A Redis master is on port {master_port}, its replica on port {}.", replica.port());
     let first = backend::serve("first")?;
     let second = backend::serve("second")?;
     println!("Two backends are on {first} and {second}.");
@@ -79,10 +70,7 @@ pub fn run() -> anyhow::Result<()> {
 
 /// The demonstration proper.
 fn show(started: &Started, master: &PrivateRedis, second: SocketAddr) -> anyhow::Result<()> {
-    println!(
-        "PlanB listens on {}. Its routes come from the replica; it has loaded one host.\n",
-        started.listen
-    );
+    println!("PlanB listens on {}. Its routes come from the replica; it has loaded one host.\n", started.listen);
     wait_for(started.listen, "first")?;
     println!("GET / with Host: {HOST} is answered by: {}", get(started.listen)?);
 
@@ -90,10 +78,7 @@ fn show(started: &Started, master: &PrivateRedis, second: SocketAddr) -> anyhow:
     master.command(&["RPUSH", &format!("frontend:{HOST}"), &format!("http://{second}")])?;
     let edited = Instant::now();
     wait_for(started.listen, "second")?;
-    println!(
-        "...and the second backend answered a request {:.2?} after Redis' reply.\n",
-        edited.elapsed()
-    );
+    println!("...and the second backend answered a request {:.2?} after Redis' reply.\n", edited.elapsed());
     Ok(())
 }
 
@@ -125,17 +110,10 @@ fn wait_for(proxy: SocketAddr, backend: &str) -> anyhow::Result<()> {
 /// The body of one request through the proxy.
 fn get(proxy: SocketAddr) -> io::Result<String> {
     let mut connection = TcpStream::connect(proxy)?;
-    write!(
-        connection,
-        "GET / HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n"
-    )?;
+    write!(connection, "GET / HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n")?;
     let mut response = String::new();
     connection.read_to_string(&mut response)?;
-    Ok(response
-        .split_once("\r\n\r\n")
-        .map_or(response.as_str(), |(_, body)| body)
-        .trim_end()
-        .to_owned())
+    Ok(response.split_once("\r\n\r\n").map_or(response.as_str(), |(_, body)| body).trim_end().to_owned())
 }
 
 /// The host that the demonstration registers.

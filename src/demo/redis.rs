@@ -68,9 +68,7 @@ impl PrivateRedis {
     pub fn restart(&mut self, arguments: &[&str]) -> anyhow::Result<()> {
         self.kill();
         self.process = spawn(self.port, self.folder.path(), arguments)?;
-        self.wait_for_pong()?
-            .then_some(())
-            .context("redis-server did not come back")
+        self.wait_for_pong()?.then_some(()).context("redis-server did not come back")
     }
 
     /// Kills the server (SIGKILL).
@@ -126,16 +124,7 @@ fn spawn(port: u16, folder: &Path, arguments: &[&str]) -> anyhow::Result<Child> 
     use std::os::unix::process::CommandExt;
 
     Command::new("redis-server")
-        .args([
-            "--port",
-            &port.to_string(),
-            "--bind",
-            "127.0.0.1",
-            "--save",
-            "",
-            "--repl-diskless-sync-delay",
-            "0",
-        ])
+        .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--repl-diskless-sync-delay", "0"])
         .arg("--dir")
         .arg(folder)
         .arg("--logfile")

@@ -64,21 +64,12 @@ enum Source {
 impl ResponseBody {
     /// A backend's body; `lease` goes back to the pool when it has been read to the end.
     pub fn from_backend(incoming: Incoming, lease: Lease, exchange: Box<Exchange>) -> Self {
-        Self {
-            source: Source::Backend {
-                incoming,
-                lease: Some(lease),
-            },
-            exchange: Some(exchange),
-        }
+        Self { source: Source::Backend { incoming, lease: Some(lease) }, exchange: Some(exchange) }
     }
 
     /// No body; for the answer to an upgrade, whose exchange ends with its tunnel.
     pub fn none() -> Self {
-        Self {
-            source: Source::Own(Full::default()),
-            exchange: None,
-        }
+        Self { source: Source::Own(Full::default()), exchange: None }
     }
 
     /// A whole response of our own.
@@ -86,15 +77,9 @@ impl ResponseBody {
         let text = text.into();
         let mut headers = HeaderMap::new();
         if !text.is_empty() {
-            headers.insert(
-                header::CONTENT_TYPE,
-                HeaderValue::from_static("text/plain; charset=utf-8"),
-            );
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
         }
-        let mut response = Response::new(Self {
-            source: Source::Own(Full::new(text)),
-            exchange,
-        });
+        let mut response = Response::new(Self { source: Source::Own(Full::new(text)), exchange });
         *response.status_mut() = status;
         *response.headers_mut() = headers;
         response

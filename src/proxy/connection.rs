@@ -47,11 +47,7 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, address: IpAddr, permi
     let deadlines = Deadlines::begin(worker.shared.config.client_timeouts, worker.shared.clock);
     let verdict = Arc::new(Verdict::default());
     let downstream = Downstream::new(stream, Arc::clone(&verdict), deadlines.clone());
-    let client = Rc::new(Client {
-        address,
-        deadlines: deadlines.clone(),
-        _permit: permit,
-    });
+    let client = Rc::new(Client { address, deadlines: deadlines.clone(), _permit: permit });
 
     let handler = service_fn(|request: Request<Incoming>| {
         // At once, before the connection can read on.
@@ -63,12 +59,7 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, address: IpAddr, permi
         let answer = service::answer(Rc::clone(&worker), Rc::clone(&client), request);
         async move { Ok::<_, Infallible>(answer.await) }
     });
-    let mut connection = pin!(
-        worker
-            .http
-            .serve_connection(TokioIo::new(downstream), handler)
-            .with_upgrades()
-    );
+    let mut connection = pin!(worker.http.serve_connection(TokioIo::new(downstream), handler).with_upgrades());
     let mut draining = pin!(worker.drain.begun());
     let mut drained = false;
     let mut alarm = deadlines.map(Alarm::new);
@@ -139,10 +130,7 @@ impl Alarm {
                 return Poll::Ready(());
             }
             let (set_for, sleep) = self.timer.get_or_insert_with(|| {
-                (
-                    deadline,
-                    Box::pin(tokio::time::sleep_until(Instant::now() + now.until(deadline))),
-                )
+                (deadline, Box::pin(tokio::time::sleep_until(Instant::now() + now.until(deadline))))
             });
             if deadline < *set_for {
                 sleep.as_mut().reset(Instant::now() + now.until(deadline));

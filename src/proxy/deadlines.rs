@@ -100,12 +100,7 @@ impl Deadlines {
         let began = Moment::from_millis(self.began.load(Ordering::Relaxed));
         let limit = |limit: Option<Duration>, from: Moment| limit.map(|limit| from.after(limit));
         let earliest = |one: Option<Moment>, other: Option<Moment>| one.into_iter().chain(other).min();
-        let ClientTimeouts {
-            read,
-            read_header,
-            write,
-            idle,
-        } = self.timeouts;
+        let ClientTimeouts { read, read_header, write, idle } = self.timeouts;
         match self.phase.load(Ordering::Relaxed) {
             FRESH => earliest(limit(read_header, began), limit(read, began)).or(limit(idle, began)),
             IDLE => limit(idle, began),
@@ -124,52 +119,47 @@ impl Deadlines {
 mod tests {
     use super::*;
 
-    fn seconds(seconds: u64) -> Option<Duration> {
-        Some(Duration::from_secs(seconds))
-    }
+    const TEN: Option<Duration> = Some(Duration::from_secs(10));
+    const TWENTY: Option<Duration> = Some(Duration::from_secs(20));
+    const THIRTY: Option<Duration> = Some(Duration::from_secs(30));
+    const FORTY: Option<Duration> = Some(Duration::from_secs(40));
 
-    fn left(deadlines: &Deadlines) -> Option<u64> {
-        // Rounded, because a few milliseconds pass while the test runs.
-        deadlines
-            .next()
-            .map(|moment| (deadlines.clock.now().until(moment).as_millis() as u64 + 500) / 1_000)
+    /// Whether what is left is this limit, less the few milliseconds that the test has taken.
+    fn is_left(deadlines: &Deadlines, limit: Option<Duration>) -> bool {
+        let left = deadlines.next().map(|moment| deadlines.clock.now().until(moment));
+        match (left, limit) {
+            (Some(left), Some(limit)) => left <= limit && left > limit.saturating_sub(Duration::from_secs(5)),
+            (left, limit) => left == limit,
+        }
     }
 
     #[test]
     fn each_phase_has_its_own_limit() {
-        let timeouts = ClientTimeouts {
-            read: seconds(40),
-            read_header: seconds(10),
-            write: seconds(20),
-            idle: seconds(30),
-        };
+        let timeouts = ClientTimeouts { read: FORTY, read_header: TEN, write: TWENTY, idle: THIRTY };
         let deadlines = Deadlines::begin(timeouts, Clock::start()).unwrap();
-        assert_eq!(left(&deadlines), Some(10));
+        assert!(is_left(&deadlines, TEN));
         deadlines.head_began();
-        assert_eq!(left(&deadlines), Some(10));
+        assert!(is_left(&deadlines, TEN));
         deadlines.head_ended(true);
-        assert_eq!(left(&deadlines), Some(20));
+        assert!(is_left(&deadlines, TWENTY));
         deadlines.body_ended();
         deadlines.response_ended();
-        assert_eq!(left(&deadlines), Some(30));
+        assert!(is_left(&deadlines, THIRTY));
         deadlines.head_began();
         deadlines.head_ended(false);
         deadlines.became_tunnel();
-        assert_eq!(left(&deadlines), None);
+        assert!(is_left(&deadlines, None));
     }
 
     #[test]
     fn a_body_is_limited_only_while_it_arrives() {
-        let timeouts = ClientTimeouts {
-            read: seconds(5),
-            ..ClientTimeouts::default()
-        };
+        let timeouts = ClientTimeouts { read: TEN, ..ClientTimeouts::default() };
         let deadlines = Deadlines::begin(timeouts, Clock::start()).unwrap();
         deadlines.head_began();
         deadlines.head_ended(true);
-        assert_eq!(left(&deadlines), Some(5));
+        assert!(is_left(&deadlines, TEN));
         deadlines.body_ended();
-        assert_eq!(left(&deadlines), None);
+        assert!(is_left(&deadlines, None));
     }
 
     #[test]

@@ -91,13 +91,7 @@ impl Verdict {
 impl Downstream {
     /// Wraps an accepted connection.
     pub fn new(stream: TcpStream, verdict: Arc<Verdict>, deadlines: Option<Arc<Deadlines>>) -> Self {
-        Self {
-            stream,
-            state: State::Head(HeadScanner::default()),
-            held_back: Bytes::new(),
-            verdict,
-            deadlines,
-        }
+        Self { stream, state: State::Head(HeadScanner::default()), held_back: Bytes::new(), verdict, deadlines }
     }
 
     fn heed_verdict(&mut self) -> io::Result<()> {
@@ -108,10 +102,7 @@ impl Downstream {
                 Some(Follows::Chunked) => State::Chunked(ChunkScanner::default()),
                 Some(Follows::Opaque) => State::Opaque,
                 None => {
-                    return Err(io::Error::new(
-                        io::ErrorKind::InvalidData,
-                        "a request head of two minds",
-                    ));
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, "a request head of two minds"));
                 }
             };
         }

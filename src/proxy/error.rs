@@ -68,33 +68,16 @@ impl ProxyError {
 
     /// The table of contract section 4.
     pub fn verdict(&self) -> Verdict {
-        let unavailable = Verdict {
-            status: StatusCode::SERVICE_UNAVAILABLE,
-            body: "",
-            marks_dead: false,
-            closes: false,
-        };
-        let bad_request = Verdict {
-            status: StatusCode::BAD_REQUEST,
-            ..unavailable
-        };
+        let unavailable =
+            Verdict { status: StatusCode::SERVICE_UNAVAILABLE, body: "", marks_dead: false, closes: false };
+        let bad_request = Verdict { status: StatusCode::BAD_REQUEST, ..unavailable };
         match self {
-            Self::Malformed(_) => Verdict {
-                closes: true,
-                ..bad_request
-            },
-            Self::NoRoute => Verdict {
-                body: "no such route",
-                ..bad_request
-            },
-            Self::AllDead => Verdict {
-                body: "all backends are dead",
-                ..unavailable
-            },
-            Self::Resolve(_) | Self::Dial(_) | Self::DialTimeout(_) | Self::Tls(_) => Verdict {
-                marks_dead: true,
-                ..unavailable
-            },
+            Self::Malformed(_) => Verdict { closes: true, ..bad_request },
+            Self::NoRoute => Verdict { body: "no such route", ..bad_request },
+            Self::AllDead => Verdict { body: "all backends are dead", ..unavailable },
+            Self::Resolve(_) | Self::Dial(_) | Self::DialTimeout(_) | Self::Tls(_) => {
+                Verdict { marks_dead: true, ..unavailable }
+            }
             Self::Exhausted(_) | Self::Broken(_) | Self::RequestTimeout(_) | Self::UnexpectedUpgrade => unavailable,
         }
     }
@@ -116,11 +99,7 @@ mod tests {
     #[test]
     fn a_shortage_here_is_not_held_against_the_backend() {
         for code in [EMFILE, ENFILE, EADDRNOTAVAIL] {
-            assert!(
-                !ProxyError::from_dial(io::Error::from_raw_os_error(code))
-                    .verdict()
-                    .marks_dead
-            );
+            assert!(!ProxyError::from_dial(io::Error::from_raw_os_error(code)).verdict().marks_dead);
         }
         let refused = ProxyError::from_dial(io::ErrorKind::ConnectionRefused.into());
         assert!(refused.verdict().marks_dead);

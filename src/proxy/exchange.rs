@@ -72,12 +72,7 @@ impl Exchange {
 
     /// Takes note of the request's id, once it surely has one.
     pub fn identify(&mut self, headers: &HeaderMap) {
-        self.request_id = self
-            .shared
-            .config
-            .request_id_header
-            .as_ref()
-            .and_then(|name| headers.get(name).cloned());
+        self.request_id = self.shared.config.request_id_header.as_ref().and_then(|name| headers.get(name).cloned());
     }
 
     /// The request is for this frontend.
@@ -163,11 +158,7 @@ impl Drop for Exchange {
             client: self.client,
             method: self.method.as_str(),
             path: self.uri.path(),
-            protocol: if self.version == Version::HTTP_10 {
-                "HTTP/1.0"
-            } else {
-                "HTTP/1.1"
-            },
+            protocol: if self.version == Version::HTTP_10 { "HTTP/1.0" } else { "HTTP/1.1" },
             status,
             body_bytes: self.body_bytes,
             referer: bytes_of(self.referer.as_ref()),

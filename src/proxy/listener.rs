@@ -4,12 +4,13 @@ use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener as StdListener},
     rc::Rc,
+    sync::Arc,
     time::Duration,
 };
 
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
-use tracing::{error, warn};
+use tracing::warn;
 
 use super::{Worker, connection};
 
@@ -119,39 +120,22 @@ pub(super) async fn accept(worker: &Rc<Worker>, listener: TcpListener) {
 /// Waits for a permit, which holds up this worker's accepting: whoever comes later waits in the kernel's queue.
 async fn admit(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
     let permits = &worker.shared.connections;
-    let permit = match permits.clone().try_acquire_owned() {
-        Ok(permit) => permit,
-        Err(_) => {
-            warn!(
-                limit = worker.shared.config.max_connections,
-                "the connection limit is reached"
-            );
-            tokio::select! {
-                permit = permits.clone().acquire_owned() => match permit {
-                    Ok(permit) => permit,
-                    Err(closed) => {
-                        error!(%closed, "a connection was refused");
-                        return;
-                    }
-                },
-                () = worker.drain.expired() => return,
-            }
-        }
+    let permit = if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
+        permit
+    } else {
+        warn!(limit = worker.shared.config.max_connections, "the connection limit is reached");
+        let acquired = tokio::select! {
+            acquired = Arc::clone(permits).acquire_owned() => acquired,
+            () = worker.drain.expired() => return,
+        };
+        acquired.expect("the semaphore is never closed")
     };
-    worker.tasks.spawn_local(connection::serve(
-        Rc::clone(worker),
-        stream,
-        peer.ip().to_canonical(),
-        permit,
-    ));
+    worker.tasks.spawn_local(connection::serve(Rc::clone(worker), stream, peer.ip().to_canonical(), permit));
 }
 
 /// The client gave up before it was accepted; that is no trouble of ours.
 fn is_the_clients(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset
-    )
+    matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset)
 }
 
 /// Connections that may wait to be accepted; the kernel cuts this to net.core.somaxconn.

@@ -102,7 +102,7 @@ struct Worker {
 ///
 /// # Errors
 /// When the runtime cannot be made, or the socket cannot be used.
-pub fn run_worker(shared: Arc<Shared>, listener: TcpListener, drain: Drain) -> io::Result<()> {
+pub fn run_worker(shared: Arc<Shared>, listener: TcpListener, drain: &Drain) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let local = LocalSet::new();
     let result = local.block_on(&runtime, async {
@@ -136,21 +136,12 @@ impl Worker {
         let pool = Pool::new(traffic.clone());
         let dialer = Dialer::new(shared.config.dial_timeout, shared.backend_tls.clone(), traffic);
         let mut http = http1::Builder::new();
-        http.title_case_headers(true)
-            .header_read_timeout(None)
-            .max_header_size(shared.config.max_header_size);
+        http.title_case_headers(true).header_read_timeout(None).max_header_size(shared.config.max_header_size);
         if shared.config.max_headers != LIBRARY_MAX_HEADERS {
             http.max_headers(shared.config.max_headers);
         }
         let upstream = Upstream::new(dialer, Rc::clone(&pool));
-        Self {
-            shared,
-            http,
-            upstream,
-            pool,
-            tasks: TaskTracker::new(),
-            drain,
-        }
+        Self { shared, http, upstream, pool, tasks: TaskTracker::new(), drain }
     }
 }
 

@@ -35,11 +35,7 @@ pub async fn answer(worker: Rc<Worker>, client: Rc<Client>, mut request: Request
     };
     let frontend = {
         // A malformed name was refused above, so that this parses again.
-        let Ok(name) = host
-            .to_str()
-            .map_err(drop)
-            .and_then(|text| Host::parse(text).map_err(drop))
-        else {
+        let Ok(name) = host.to_str().map_err(drop).and_then(|text| Host::parse(text).map_err(drop)) else {
             return refuse(exchange, &ProxyError::Malformed("the host is malformed"), &[]);
         };
         if name.full() == PING_HOST && head.uri.path() == "/" {
@@ -67,13 +63,9 @@ pub async fn answer(worker: Rc<Worker>, client: Rc<Client>, mut request: Request
 
     let request = Request::from_parts(head, RequestBody::new(body));
     let (choice, outcome) = attempt(&worker, &frontend, &host, request, upgrade.is_some(), &mut exchange).await;
-    let debug_headers = if debug {
-        debug_headers(&frontend, choice.as_ref())
-    } else {
-        Vec::new()
-    };
+    let debug_headers = if debug { debug_headers(&frontend, choice.as_ref()) } else { Vec::new() };
     match outcome {
-        Ok((response, lease)) => respond(worker, client, response, lease, upgrade, exchange, debug_headers),
+        Ok((response, lease)) => respond(&worker, client, response, lease, upgrade, exchange, debug_headers),
         Err(error) => refuse(exchange, &error, &debug_headers),
     }
 }
@@ -107,19 +99,16 @@ async fn attempt(
         };
         let sent = match worker.shared.config.request_timeout {
             None => sending.await,
-            Some(limit) => tokio::time::timeout(limit, sending).await.unwrap_or_else(|_| {
-                Err(Failure {
-                    error: ProxyError::RequestTimeout(limit),
-                    unsent: None,
-                })
-            }),
+            Some(limit) => match tokio::time::timeout(limit, sending).await {
+                Ok(sent) => sent,
+                Err(_) => Err(Failure { error: ProxyError::RequestTimeout(limit), unsent: None }),
+            },
         };
         exchange.attempted(began.elapsed());
         let Failure { error, unsent } = match sent {
-            Ok((response, _)) if response.status() == StatusCode::SWITCHING_PROTOCOLS && !upgrade => Failure {
-                error: ProxyError::UnexpectedUpgrade,
-                unsent: None,
-            },
+            Ok((response, _)) if response.status() == StatusCode::SWITCHING_PROTOCOLS && !upgrade => {
+                Failure { error: ProxyError::UnexpectedUpgrade, unsent: None }
+            }
             Ok(answered) => return (Some(choice), Ok(answered)),
             Err(failure) => failure,
         };
@@ -137,13 +126,11 @@ async fn attempt(
         }
         worker.shared.metrics.retries.inc();
     }
-    match last {
-        Some((choice, error)) => (Some(choice), Err(error)),
-        None => {
-            exchange.log_error(&ProxyError::AllDead);
-            (None, Err(ProxyError::AllDead))
-        }
-    }
+    let Some((choice, error)) = last else {
+        exchange.log_error(&ProxyError::AllDead);
+        return (None, Err(ProxyError::AllDead));
+    };
+    (Some(choice), Err(error))
 }
 
 /// Takes the backend out of rotation, here at once and everywhere by way of Redis, if the error says that it should be.
@@ -157,11 +144,7 @@ fn mark_dead(worker: &Worker, frontend: &Frontend, choice: &Choice, error: &Prox
     let until = now.after(shared.config.dead_backend_time);
     if choice.backend.mark_dead(now, until) {
         shared.metrics.marked_dead.inc();
-        let mark = DeadMark {
-            frontend: frontend.key().into(),
-            url: choice.backend.url().into(),
-            until,
-        };
+        let mark = DeadMark { frontend: frontend.key().into(), url: choice.backend.url().into(), until };
         if shared.marks.try_send(mark).is_err() {
             shared.metrics.marks_dropped.inc();
         }
@@ -171,7 +154,7 @@ fn mark_dead(worker: &Worker, frontend: &Frontend, choice: &Choice, error: &Prox
 
 /// Passes a backend's answer on.
 fn respond(
-    worker: Rc<Worker>,
+    worker: &Worker,
     client: Rc<Client>,
     mut response: Response<Incoming>,
     lease: Lease,
@@ -201,9 +184,7 @@ fn respond(
         refused => {
             if refused.is_some() {
                 // Bytes that followed this request's head were not looked over.
-                response
-                    .headers_mut()
-                    .insert(header::CONNECTION, HeaderValue::from_static("close"));
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             response.map(|incoming| ResponseBody::from_backend(incoming, lease, exchange))
         }
@@ -221,9 +202,7 @@ fn refuse(
     let mut response = ResponseBody::own(verdict.status, verdict.body, Some(exchange));
     response.headers_mut().extend(debug_headers.iter().cloned());
     if verdict.closes {
-        response
-            .headers_mut()
-            .insert(header::CONNECTION, HeaderValue::from_static("close"));
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
 }
@@ -298,10 +277,7 @@ fn debug_headers(frontend: &Frontend, choice: Option<&Choice>) -> Vec<(http::Hea
         add(X_DEBUG_BACKEND_URL, choice.backend.url());
         add(X_DEBUG_BACKEND_ID, &choice.index.to_string());
     }
-    headers
-        .into_iter()
-        .filter_map(|(name, value)| Some((name?, value)))
-        .collect()
+    headers.into_iter().filter_map(|(name, value)| Some((name?, value))).collect()
 }
 
 /// Attempts after the first.

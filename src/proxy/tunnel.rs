@@ -24,10 +24,7 @@ pub async fn join(
             let mut downstream =
                 InspectWriter::new(TokioIo::new(downstream), |bytes| exchange.sent(bytes.len() as u64));
             let mut upstream = TokioIo::new(upstream);
-            copy_bidirectional(&mut downstream, &mut upstream)
-                .await
-                .map(drop)
-                .map_err(|error| error.to_string())
+            copy_bidirectional(&mut downstream, &mut upstream).await.map(drop).map_err(|error| error.to_string())
         }
         Err(error) => Err(error.to_string()),
     };

@@ -59,11 +59,7 @@ pub enum BackendError {
 impl Backend {
     /// Parses a list element such as `http://10.0.0.1:8080`, `https://name` or `10.0.0.1:8080`. A path is ignored.
     pub fn parse(url: &str) -> Result<Self, BackendError> {
-        Ok(Self {
-            url: url.into(),
-            origin: Arc::new(Origin::parse(url)?),
-            dead_until: AtomicU64::new(0),
-        })
+        Ok(Self { url: url.into(), origin: Arc::new(Origin::parse(url)?), dead_until: AtomicU64::new(0) })
     }
 
     /// The list element, to the byte.
@@ -113,10 +109,7 @@ impl Origin {
         if host.is_empty() {
             return Err(BackendError::Host);
         }
-        let after_user = authority
-            .as_str()
-            .rsplit_once('@')
-            .map_or(authority.as_str(), |(_, rest)| rest);
+        let after_user = authority.as_str().rsplit_once('@').map_or(authority.as_str(), |(_, rest)| rest);
         let port = match after_user[host.len()..].strip_prefix(':') {
             None | Some("") => {
                 if tls {
@@ -125,16 +118,9 @@ impl Origin {
                     80
                 }
             }
-            Some(digits) => digits
-                .parse()
-                .ok()
-                .filter(|&port| port != 0)
-                .ok_or(BackendError::Port)?,
+            Some(digits) => digits.parse().ok().filter(|&port| port != 0).ok_or(BackendError::Port)?,
         };
-        let bare = host
-            .strip_prefix('[')
-            .and_then(|rest| rest.strip_suffix(']'))
-            .unwrap_or(host);
+        let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
         let host = match bare.parse::<IpAddr>() {
             Ok(address) => OriginHost::Ip(address),
             Err(_) if bare.len() != host.len() => return Err(BackendError::Host),

@@ -60,20 +60,13 @@ impl Frontend {
         if slots.is_empty() {
             return None;
         }
-        Some(Self {
-            key: key.into(),
-            id: id.into(),
-            slots: slots.into(),
-            listed,
-            cursor: AtomicUsize::new(0),
-        })
+        Some(Self { key: key.into(), id: id.into(), slots: slots.into(), listed, cursor: AtomicUsize::new(0) })
     }
 
     /// Continues the rotation where `previous`, an older state of the same frontend, is now.
     #[must_use]
     pub fn continuing(self, previous: &Frontend) -> Self {
-        self.cursor
-            .store(previous.cursor.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.cursor.store(previous.cursor.load(Ordering::Relaxed), Ordering::Relaxed);
         self
     }
 
@@ -123,10 +116,7 @@ impl Frontend {
             Some(slot) => slot,
             None => self.slots.iter().find(eligible)?,
         };
-        Some(Choice {
-            index: slot.index,
-            backend: Arc::clone(&slot.backend),
-        })
+        Some(Choice { index: slot.index, backend: Arc::clone(&slot.backend) })
     }
 }
 
@@ -142,10 +132,7 @@ mod tests {
         let slots = urls
             .iter()
             .enumerate()
-            .map(|(index, url)| Slot {
-                index,
-                backend: Arc::new(Backend::parse(url).unwrap()),
-            })
+            .map(|(index, url)| Slot { index, backend: Arc::new(Backend::parse(url).unwrap()) })
             .collect();
         Frontend::new("host", "id", slots, urls.len()).unwrap()
     }

@@ -34,7 +34,8 @@ impl<'a> Host<'a> {
             None => value.find(':').unwrap_or(value.len()),
         };
         let (name, port) = value.split_at(name_len);
-        if !port.is_empty() && !(port.starts_with(':') && port[1..].bytes().all(|b| b.is_ascii_digit())) {
+        let digits = port.strip_prefix(':').unwrap_or(port);
+        if digits.len() == port.len() && !port.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
             return Err(HostError::Port);
         }
         let stripped = name.strip_suffix('.').unwrap_or(name);
@@ -45,10 +46,7 @@ impl<'a> Host<'a> {
         } else {
             Cow::Borrowed(value)
         };
-        Ok(Self {
-            full,
-            name_len: stripped.len(),
-        })
+        Ok(Self { full, name_len: stripped.len() })
     }
 
     /// The host as a frontend key names it: `name` or `name:port`.
@@ -66,11 +64,7 @@ impl<'a> Host<'a> {
     pub fn wildcard_suffixes(&self) -> impl Iterator<Item = &str> {
         let name = self.name();
         let mut rest = name;
-        let surplus = name
-            .bytes()
-            .filter(|&b| b == b'.')
-            .count()
-            .saturating_sub(MAX_LABELS - 1);
+        let surplus = name.bytes().filter(|&b| b == b'.').count().saturating_sub(MAX_LABELS - 1);
         for _ in 0..surplus {
             rest = parent(rest).unwrap_or(rest);
         }
@@ -97,11 +91,7 @@ mod tests {
     use super::*;
 
     fn suffixes(value: &str) -> Vec<String> {
-        Host::parse(value)
-            .unwrap()
-            .wildcard_suffixes()
-            .map(str::to_owned)
-            .collect()
+        Host::parse(value).unwrap().wildcard_suffixes().map(str::to_owned).collect()
     }
 
     #[test]
@@ -133,10 +123,7 @@ mod tests {
     #[test]
     fn wildcards_stop_at_five_levels() {
         assert_eq!(suffixes("a.b.c.d.e.f"), ["b.c.d.e.f", "c.d.e.f", "d.e.f", "e.f", "f"]);
-        assert_eq!(
-            suffixes("x.y.z.a.b.c.d.e.f"),
-            ["b.c.d.e.f", "c.d.e.f", "d.e.f", "e.f", "f"]
-        );
+        assert_eq!(suffixes("x.y.z.a.b.c.d.e.f"), ["b.c.d.e.f", "c.d.e.f", "d.e.f", "e.f", "f"]);
     }
 
     #[test]

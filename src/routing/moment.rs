@@ -43,9 +43,7 @@ impl Clock {
     /// Starts a clock one second in the past, so that no moment it gives equals [`Moment::PAST`].
     pub fn start() -> Self {
         let now = Instant::now();
-        Self {
-            start: now.checked_sub(Duration::from_secs(1)).unwrap_or(now),
-        }
+        Self { start: now.checked_sub(Duration::from_secs(1)).unwrap_or(now) }
     }
 
     /// The present moment.

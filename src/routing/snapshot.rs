@@ -86,10 +86,7 @@ impl Snapshot {
 
     /// Every frontend, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Frontend>> {
-        self.exact
-            .values()
-            .chain(self.wildcards.values())
-            .chain(&self.catch_all)
+        self.exact.values().chain(self.wildcards.values()).chain(&self.catch_all)
     }
 }
 
@@ -122,19 +119,14 @@ mod tests {
     fn snapshot(keys: &[&str]) -> Snapshot {
         let mut snapshot = Snapshot::default();
         for key in keys {
-            let slot = Slot {
-                index: 0,
-                backend: Arc::new(Backend::parse("http://b").unwrap()),
-            };
+            let slot = Slot { index: 0, backend: Arc::new(Backend::parse("http://b").unwrap()) };
             snapshot.insert(key, Arc::new(Frontend::new(key, "", vec![slot], 1).unwrap()));
         }
         snapshot
     }
 
     fn found(snapshot: &Snapshot, host: &str) -> Option<String> {
-        snapshot
-            .find(&Host::parse(host).unwrap())
-            .map(|frontend| frontend.key().to_owned())
+        snapshot.find(&Host::parse(host).unwrap()).map(|frontend| frontend.key().to_owned())
     }
 
     #[test]

@@ -81,16 +81,9 @@ impl Connection {
         // The deadline here only guards against the library's own deadlines failing to cover a step.
         let connected = tokio::time::timeout(CONNECT_LIMIT * 3, client.init()).await;
         match connected {
-            Ok(Ok(task)) => Ok(Self {
-                client,
-                server: server.clone(),
-                task,
-            }),
+            Ok(Ok(task)) => Ok(Self { client, server: server.clone(), task }),
             Ok(Err(error)) => Err(StoreError::from_fred(server, error)),
-            Err(_) => Err(StoreError::Silent {
-                server: server.to_string(),
-                limit: CONNECT_LIMIT * 3,
-            }),
+            Err(_) => Err(StoreError::Silent { server: server.to_string(), limit: CONNECT_LIMIT * 3 }),
         }
     }
 
@@ -100,10 +93,7 @@ impl Connection {
             Ok(Err(error)) => error,
             Ok(Ok(())) | Err(_) => fred::error::Error::new(fred::error::ErrorKind::IO, "the connection was closed"),
         };
-        StoreError::Connection {
-            server: self.server.to_string(),
-            source,
-        }
+        StoreError::Connection { server: self.server.to_string(), source }
     }
 
     /// Runs one exchange with the server under a deadline.
@@ -120,18 +110,12 @@ impl Connection {
 
     /// The server let a deadline pass.
     pub fn silent(&self, limit: Duration) -> StoreError {
-        StoreError::Silent {
-            server: self.server.to_string(),
-            limit,
-        }
+        StoreError::Silent { server: self.server.to_string(), limit }
     }
 
     /// The server gave an answer of the wrong form.
     pub fn protocol(&self, command: &'static str) -> StoreError {
-        StoreError::Protocol {
-            server: self.server.to_string(),
-            command,
-        }
+        StoreError::Protocol { server: self.server.to_string(), command }
     }
 }
 

@@ -90,19 +90,13 @@ impl StoreError {
             _ if details.starts_with("ERR AUTH") || details.starts_with("ERR invalid password") => {
                 Self::Credentials { server: name, source }
             }
-            _ if details.contains("DB index") => Self::Database {
-                server: name,
-                database: server.database,
-                source,
-            },
-            _ if details.starts_with("LOADING") => Self::NotReady {
-                server: name,
-                reason: "it is loading its data set into memory",
-            },
-            _ if details.starts_with("MASTERDOWN") => Self::NotReady {
-                server: name,
-                reason: "it has lost its master and may not serve stale data",
-            },
+            _ if details.contains("DB index") => Self::Database { server: name, database: server.database, source },
+            _ if details.starts_with("LOADING") => {
+                Self::NotReady { server: name, reason: "it is loading its data set into memory" }
+            }
+            _ if details.starts_with("MASTERDOWN") => {
+                Self::NotReady { server: name, reason: "it has lost its master and may not serve stale data" }
+            }
             _ if details.starts_with("READONLY") => Self::NotMaster { server: name },
             ErrorKind::IO | ErrorKind::Canceled | ErrorKind::Timeout | ErrorKind::Routing | ErrorKind::Protocol => {
                 Self::Connection { server: name, source }

@@ -14,8 +14,7 @@ pub const DEAD_CHANNEL: &str = "dead";
 /// The host that a changed key concerns, as the key spells it; `None` for keys that are none of ours. Leases of the
 /// active health check (`dead:<host>:<url>`) give a name that no frontend has, and reading it finds nothing.
 pub fn host_of_key(key: &str) -> Option<&str> {
-    key.strip_prefix(FRONTEND_PREFIX)
-        .or_else(|| key.strip_prefix(DEAD_PREFIX))
+    key.strip_prefix(FRONTEND_PREFIX).or_else(|| key.strip_prefix(DEAD_PREFIX))
 }
 
 /// What a frontend key holds.
@@ -52,10 +51,8 @@ pub struct Record {
 impl DeadSet {
     /// Reads the members of a dead set and its PTTL in milliseconds (negative when it does not expire).
     pub fn from_members(members: &[Bytes], pttl: i64) -> Self {
-        let indexes: Vec<usize> = members
-            .iter()
-            .filter_map(|member| std::str::from_utf8(member).ok()?.parse().ok())
-            .collect();
+        let indexes: Vec<usize> =
+            members.iter().filter_map(|member| std::str::from_utf8(member).ok()?.parse().ok()).collect();
         Self {
             malformed: members.len() - indexes.len(),
             indexes,
@@ -115,14 +112,7 @@ mod tests {
     fn junk_members_are_counted_and_left_out() {
         let members = ["0", "x", "-1", "7", "99999999999999999999"].map(Bytes::from);
         let set = DeadSet::from_members(&members, 1500);
-        assert_eq!(
-            set,
-            DeadSet {
-                indexes: vec![0, 7],
-                malformed: 3,
-                ttl: Some(Duration::from_millis(1500))
-            }
-        );
+        assert_eq!(set, DeadSet { indexes: vec![0, 7], malformed: 3, ttl: Some(Duration::from_millis(1500)) });
         assert_eq!(DeadSet::from_members(&[Bytes::from_static(b"\xff")], -1).malformed, 1);
     }
 

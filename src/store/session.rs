@@ -78,22 +78,15 @@ impl Session {
         let subscriber = Connection::open(server).await?;
         let keys = subscriber.client.keyspace_event_rx();
         let messages = subscriber.client.message_rx();
-        let patterns = [FRONTEND_PREFIX, DEAD_PREFIX]
-            .map(|prefix| format!("__keyspace@{}__:{prefix}*", server.database))
-            .to_vec();
+        let patterns =
+            [FRONTEND_PREFIX, DEAD_PREFIX].map(|prefix| format!("__keyspace@{}__:{prefix}*", server.database)).to_vec();
         subscriber
             .ask(COMMAND_LIMIT, async {
                 subscriber.client.subscribe(DEAD_CHANNEL).await?;
                 subscriber.client.psubscribe(patterns).await
             })
             .await?;
-        let session = Self {
-            commands,
-            subscriber,
-            keys,
-            messages,
-            vitals,
-        };
+        let session = Self { commands, subscriber, keys, messages, vitals };
         session.barrier().await?;
         Ok(session)
     }
@@ -146,10 +139,7 @@ impl Session {
     /// Waits until every message that the server sent before this call has arrived: PING is answered on the subscriber's
     /// connection in its turn. Also the proof that the subscriptions are in force, which the client library does not give.
     pub async fn barrier(&self) -> Result<(), StoreError> {
-        self.subscriber
-            .ask(HEARTBEAT_LIMIT, self.subscriber.client.ping::<Value>(None))
-            .await
-            .map(drop)
+        self.subscriber.ask(HEARTBEAT_LIMIT, self.subscriber.client.ping::<Value>(None)).await.map(drop)
     }
 
     /// One heartbeat: proves that both connections are answered, and compares the server's vitals with the last.
@@ -179,9 +169,7 @@ impl Session {
         // A host name that is not UTF-8 can be asked for by no request.
         let hosts = keys.into_array().into_iter().filter_map(Value::into_string);
         Ok(Page {
-            hosts: hosts
-                .filter_map(|key| Some(schema::host_of_key(&key)?.to_owned()))
-                .collect(),
+            hosts: hosts.filter_map(|key| Some(schema::host_of_key(&key)?.to_owned())).collect(),
             next: Some(cursor).filter(|cursor| cursor != "0"),
         })
     }
@@ -191,9 +179,7 @@ impl Session {
         let pipeline = self.commands.client.pipeline();
         self.queue(async {
             for host in hosts {
-                pipeline
-                    .lrange::<(), _>(format!("{FRONTEND_PREFIX}{host}"), 0, -1)
-                    .await?;
+                pipeline.lrange::<(), _>(format!("{FRONTEND_PREFIX}{host}"), 0, -1).await?;
             }
             Ok(())
         })
@@ -229,19 +215,11 @@ impl Session {
     pub async fn read(&self, hosts: Vec<String>) -> Result<Vec<Record>, StoreError> {
         let (lists, dead) = tokio::try_join!(self.lists(&hosts), self.dead_sets(&hosts))?;
         let records = hosts.into_iter().zip(lists).zip(dead);
-        Ok(records
-            .map(|((host, list), dead)| Record {
-                host,
-                list: Some(list),
-                dead: Some(dead),
-            })
-            .collect())
+        Ok(records.map(|((host, list), dead)| Record { host, list: Some(list), dead: Some(dead) }).collect())
     }
 
     async fn queue(&self, commands: impl Future<Output = Result<(), fred::error::Error>>) -> Result<(), StoreError> {
-        commands
-            .await
-            .map_err(|error| StoreError::from_fred(&self.commands.server, error))
+        commands.await.map_err(|error| StoreError::from_fred(&self.commands.server, error))
     }
 
     async fn answers(
@@ -285,10 +263,7 @@ impl Session {
             Err(error) if error.details().starts_with("WRONGTYPE") => Vec::new(),
             Err(error) => return Err(refused(error)),
         };
-        let pttl = pttl
-            .map_err(refused)?
-            .as_i64()
-            .ok_or_else(|| self.commands.protocol("PTTL"))?;
+        let pttl = pttl.map_err(refused)?.as_i64().ok_or_else(|| self.commands.protocol("PTTL"))?;
         Ok(DeadSet::from_members(&members, pttl))
     }
 
@@ -297,10 +272,7 @@ impl Session {
             RecvError::Lagged(missed) => missed,
             RecvError::Closed => 0,
         };
-        StoreError::Overrun {
-            server: self.subscriber.server.to_string(),
-            missed,
-        }
+        StoreError::Overrun { server: self.subscriber.server.to_string(), missed }
     }
 }
 
@@ -321,19 +293,11 @@ async fn examine(connection: &Connection) -> Result<Vitals, StoreError> {
             client.config_get::<Value, _>("notify-keyspace-events"),
         )
     };
-    let (keys, replication, commands, flags) = tokio::time::timeout(HEARTBEAT_LIMIT, asked)
-        .await
-        .map_err(|_| connection.silent(HEARTBEAT_LIMIT))?;
+    let (keys, replication, commands, flags) =
+        tokio::time::timeout(HEARTBEAT_LIMIT, asked).await.map_err(|_| connection.silent(HEARTBEAT_LIMIT))?;
     let keys = keys.map_err(|error| StoreError::from_fred(&connection.server, error))?;
-    let flags = flags
-        .ok()
-        .and_then(|answer| answer.into_array().into_iter().nth(1)?.into_string());
-    Ok(Vitals::parse(
-        replication.as_deref().unwrap_or_default(),
-        commands.ok().as_deref(),
-        keys,
-        flags.as_deref(),
-    ))
+    let flags = flags.ok().and_then(|answer| answer.into_array().into_iter().nth(1)?.into_string());
+    Ok(Vitals::parse(replication.as_deref().unwrap_or_default(), commands.ok().as_deref(), keys, flags.as_deref()))
 }
 
 fn of_event(event: &KeyspaceEvent) -> Option<Change> {
@@ -341,11 +305,7 @@ fn of_event(event: &KeyspaceEvent) -> Option<Change> {
 }
 
 fn of_message(message: &Message) -> Change {
-    message
-        .value
-        .as_str()
-        .and_then(|payload| DeadNotice::decode(&payload))
-        .map_or(Change::Junk, Change::Notice)
+    message.value.as_str().and_then(|payload| DeadNotice::decode(&payload)).map_or(Change::Junk, Change::Notice)
 }
 
 fn bytes_of(value: Value) -> Vec<Bytes> {

@@ -77,11 +77,7 @@ impl Vitals {
     /// Reads INFO replication, INFO commandstats (where allowed), DBSIZE and CONFIG GET notify-keyspace-events (where
     /// allowed).
     pub fn parse(replication: &str, commands: Option<&str>, keys: u64, flags: Option<&str>) -> Self {
-        let number = |name| {
-            field(replication, name)
-                .and_then(|value| value.parse().ok())
-                .unwrap_or(0)
-        };
+        let number = |name| field(replication, name).and_then(|value| value.parse().ok()).unwrap_or(0);
         let role = match field(replication, "role") {
             Some("slave") => Role::Replica {
                 link_up: field(replication, "master_link_status") == Some("up"),
@@ -94,10 +90,7 @@ impl Vitals {
             replication_id: field(replication, "master_replid").unwrap_or_default().to_owned(),
             backlog: (number("repl_backlog_histlen"), number("repl_backlog_size")),
             wipes: commands.map(|stats| {
-                ["cmdstat_flushdb", "cmdstat_flushall", "cmdstat_swapdb"]
-                    .iter()
-                    .map(|name| calls(stats, name))
-                    .sum()
+                ["cmdstat_flushdb", "cmdstat_flushall", "cmdstat_swapdb"].iter().map(|name| calls(stats, name)).sum()
             }),
             keys,
             notifications: match flags {
@@ -137,10 +130,7 @@ impl Vitals {
     /// Why the server's data should not be trusted to be current, if it should not.
     pub fn stale(&self) -> Option<&'static str> {
         match self.role {
-            Role::Replica {
-                link_up: false,
-                copying: true,
-            } => Some("the replica is being resynchronised"),
+            Role::Replica { link_up: false, copying: true } => Some("the replica is being resynchronised"),
             Role::Replica { link_up: false, .. } => Some("the replica has lost its master"),
             _ => None,
         }
@@ -149,21 +139,12 @@ impl Vitals {
 
 /// The value of `name:value` in an INFO section.
 fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
-    info.lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
-        .map(str::trim_end)
+    info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim_end)
 }
 
 /// N of `name:calls=N,usec=…`.
 fn calls(stats: &str, name: &str) -> u64 {
-    let count = || {
-        field(stats, name)?
-            .strip_prefix("calls=")?
-            .split(',')
-            .next()?
-            .parse()
-            .ok()
-    };
+    let count = || field(stats, name)?.strip_prefix("calls=")?.split(',').next()?.parse().ok();
     count().unwrap_or(0)
 }
 
@@ -189,17 +170,8 @@ mod tests {
     #[test]
     fn reads_what_redis_prints() {
         let vitals = replica(188);
-        assert_eq!(
-            vitals.role,
-            Role::Replica {
-                link_up: true,
-                copying: false
-            }
-        );
-        assert_eq!(
-            (vitals.replication_id.as_str(), vitals.backlog),
-            ("abc", (188, 1_048_576))
-        );
+        assert_eq!(vitals.role, Role::Replica { link_up: true, copying: false });
+        assert_eq!((vitals.replication_id.as_str(), vitals.backlog), ("abc", (188, 1_048_576)));
         assert_eq!((vitals.wipes, vitals.keys), (Some(3), 7));
         assert_eq!(vitals.notifications, Notifications::On);
     }
@@ -231,10 +203,7 @@ mod tests {
         assert_eq!(changed(|now| now.role = Role::Master), Some(Doubt::Role));
         assert_eq!(changed(|now| now.keys = 0), None);
         let mut cut_off = before.clone();
-        cut_off.role = Role::Replica {
-            link_up: false,
-            copying: false,
-        };
+        cut_off.role = Role::Replica { link_up: false, copying: false };
         assert_eq!(cut_off.doubt_since(&before), None);
         assert_eq!(before.doubt_since(&cut_off), Some(Doubt::LinkRestored));
         let mut off = before.clone();

@@ -22,16 +22,12 @@ impl WriteSession {
     /// Connects and checks that the server is a master, where its access list lets us ask.
     pub async fn open(server: &Server) -> Result<Self, StoreError> {
         let connection = Connection::open(server).await?;
-        let replication = connection
-            .ask(
-                WRITE_LIMIT,
-                connection.client.info::<String>(Some(InfoKind::Replication)),
-            )
-            .await;
+        let replication =
+            connection.ask(WRITE_LIMIT, connection.client.info::<String>(Some(InfoKind::Replication))).await;
         match replication {
-            Ok(info) if Vitals::parse(&info, None, 0, None).role != Role::Master => Err(StoreError::NotMaster {
-                server: server.to_string(),
-            }),
+            Ok(info) if Vitals::parse(&info, None, 0, None).role != Role::Master => {
+                Err(StoreError::NotMaster { server: server.to_string() })
+            }
             Ok(_) | Err(StoreError::Refused { .. }) => Ok(Self { connection }),
             Err(error) => Err(error),
         }
@@ -44,9 +40,7 @@ impl WriteSession {
         let seconds = i64::try_from(ttl.as_millis().div_ceil(1_000)).unwrap_or(i64::MAX);
         let written = async {
             let pipeline = self.connection.client.pipeline();
-            pipeline
-                .sadd::<(), _, _>(key.as_str(), notice.index.to_string())
-                .await?;
+            pipeline.sadd::<(), _, _>(key.as_str(), notice.index.to_string()).await?;
             pipeline.expire::<(), _>(key.as_str(), seconds, None).await?;
             pipeline.publish::<(), _, _>(DEAD_CHANNEL, notice.encode()).await?;
             pipeline.all::<Value>().await

@@ -69,18 +69,10 @@ impl Dirty {
             std::mem::take(&mut self.hosts)
         } else {
             let names: Vec<String> = self.hosts.keys().take(BATCH).cloned().collect();
-            names
-                .into_iter()
-                .filter_map(|host| self.hosts.remove_entry(&host))
-                .collect()
+            names.into_iter().filter_map(|host| self.hosts.remove_entry(&host)).collect()
         };
         let (events, junk) = (std::mem::take(&mut self.events), std::mem::take(&mut self.junk));
-        Some(Batch {
-            hosts,
-            events,
-            junk,
-            since,
-        })
+        Some(Batch { hosts, events, junk, since })
     }
 }
 
@@ -110,12 +102,7 @@ mod tests {
         for _ in 0..10_000 {
             dirty.add(Change::Host("a".into()));
         }
-        let notice = DeadNotice {
-            host: "a".into(),
-            url: "http://x".into(),
-            index: 0,
-            backends: 1,
-        };
+        let notice = DeadNotice { host: "a".into(), url: "http://x".into(), index: 0, backends: 1 };
         dirty.add(Change::Notice(notice.clone()));
         dirty.add(Change::Notice(notice));
         let batch = dirty.take_batch().unwrap();

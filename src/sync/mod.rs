@@ -78,16 +78,7 @@ impl Syncer {
         loaded: oneshot::Sender<()>,
     ) -> Self {
         let (table, complained) = (Table::default(), HashSet::new());
-        Self {
-            config,
-            routes,
-            clock,
-            metrics,
-            health,
-            table,
-            complained,
-            loaded: Some(loaded),
-        }
+        Self { config, routes, clock, metrics, health, table, complained, loaded: Some(loaded) }
     }
 
     /// Follows Redis for ever.
@@ -119,10 +110,7 @@ impl Syncer {
                     if self.loaded.is_some() {
                         warn!("waiting for Redis: {error}");
                     } else {
-                        warn!(
-                            frontends = self.metrics.frontends.get(),
-                            "{error}; keeping the last routing table"
-                        );
+                        warn!(frontends = self.metrics.frontends.get(), "{error}; keeping the last routing table");
                     }
                     time::sleep(delay).await;
                 }
@@ -226,9 +214,7 @@ impl Syncer {
             }
             self.metrics.events.inc_by(batch.events);
             self.metrics.malformed_records.inc_by(batch.junk);
-            self.metrics
-                .publish_duration
-                .observe(batch.since.elapsed().as_secs_f64());
+            self.metrics.publish_duration.observe(batch.since.elapsed().as_secs_f64());
             dirty.collect(session)?;
         }
         Ok(())
@@ -246,15 +232,10 @@ impl Syncer {
             dirty.collect(session)?;
             for record in suspects.iter().filter(|record| !dirty.contains(&record.host)) {
                 self.metrics.drift.inc();
-                warn!(
-                    host = record.host,
-                    "the routing table had drifted from Redis without an event"
-                );
+                warn!(host = record.host, "the routing table had drifted from Redis without an event");
             }
         }
-        let changed = records
-            .iter()
-            .fold(false, |changed, record| self.apply(record) | changed);
+        let changed = records.iter().fold(false, |changed, record| self.apply(record) | changed);
         if changed {
             self.publish();
         }
@@ -272,19 +253,14 @@ impl Syncer {
         } else if self.complained.insert(record.host.clone()) {
             self.metrics.malformed_records.inc_by(applied.malformed.len() as u64);
             let rest = applied.malformed.len() - 1;
-            warn!(
-                host = record.host,
-                "malformed value in Redis: {} (and {rest} more)", applied.malformed[0]
-            );
+            warn!(host = record.host, "malformed value in Redis: {} (and {rest} more)", applied.malformed[0]);
         }
         applied.changed
     }
 
     fn publish(&self) {
         let snapshot = self.table.snapshot();
-        self.metrics
-            .frontends
-            .set(i64::try_from(snapshot.len()).unwrap_or(i64::MAX));
+        self.metrics.frontends.set(i64::try_from(snapshot.len()).unwrap_or(i64::MAX));
         self.routes.publish(snapshot);
     }
 
@@ -292,9 +268,7 @@ impl Syncer {
         self.metrics.polling.set(i64::from(self.is_polling(session)));
         match session.vitals().stale() {
             None => self.health.agreed(self.clock.now()),
-            Some(problem) => self
-                .health
-                .impaired(format!("Redis at {}: {problem}", self.config.server)),
+            Some(problem) => self.health.impaired(format!("Redis at {}: {problem}", self.config.server)),
         }
     }
 
@@ -303,11 +277,7 @@ impl Syncer {
     }
 
     fn sweep_interval(&self, session: &Session) -> Duration {
-        if self.is_polling(session) {
-            POLL
-        } else {
-            self.config.reconcile_every
-        }
+        if self.is_polling(session) { POLL } else { self.config.reconcile_every }
     }
 }
 

@@ -159,13 +159,8 @@ impl Table {
     /// that removes the whole list and writes it anew while the dead set stands.
     fn known_backends<'a>(&'a self, host: &str, previous: Option<&'a Arc<Frontend>>) -> HashMap<&'a str, Arc<Backend>> {
         let dead = self.dead.get(host).into_iter().flat_map(BTreeMap::values);
-        let listed = previous
-            .into_iter()
-            .flat_map(|frontend| frontend.slots())
-            .map(|slot| &slot.backend);
-        dead.chain(listed)
-            .map(|backend| (backend.url(), Arc::clone(backend)))
-            .collect()
+        let listed = previous.into_iter().flat_map(|frontend| frontend.slots()).map(|slot| &slot.backend);
+        dead.chain(listed).map(|backend| (backend.url(), Arc::clone(backend))).collect()
     }
 
     /// Files a frontend under its host; returns whether the snapshot changed.
@@ -242,11 +237,7 @@ fn same(held: &Frontend, new: &Frontend) -> bool {
     let shape = |frontend: &Frontend| (frontend.listed(), frontend.slots().len());
     held.id() == new.id()
         && shape(held) == shape(new)
-        && held
-            .slots()
-            .iter()
-            .zip(new.slots())
-            .all(|(a, b)| a.index == b.index && Arc::ptr_eq(&a.backend, &b.backend))
+        && held.slots().iter().zip(new.slots()).all(|(a, b)| a.index == b.index && Arc::ptr_eq(&a.backend, &b.backend))
 }
 
 #[cfg(test)]
@@ -261,23 +252,14 @@ mod tests {
     const NOW: Moment = Moment::from_millis(1_000);
 
     fn list(elements: &[&str]) -> List {
-        List::Elements(
-            elements
-                .iter()
-                .map(|element| Bytes::copy_from_slice(element.as_bytes()))
-                .collect(),
-        )
+        List::Elements(elements.iter().map(|element| Bytes::copy_from_slice(element.as_bytes())).collect())
     }
 
     fn record(host: &str, elements: &[&str], dead: &[usize]) -> Record {
         Record {
             host: host.to_owned(),
             list: Some(list(elements)),
-            dead: Some(DeadSet {
-                indexes: dead.to_vec(),
-                malformed: 0,
-                ttl: Some(Duration::from_secs(30)),
-            }),
+            dead: Some(DeadSet { indexes: dead.to_vec(), malformed: 0, ttl: Some(Duration::from_secs(30)) }),
         }
     }
 
@@ -337,10 +319,7 @@ mod tests {
         table.apply(&record("a", &["id", "http://x", "http://y"], &[0]), NOW);
         let later = NOW.after(Duration::from_secs(20));
         table.apply(&record("a", &["id", "http://x", "http://y"], &[0, 1]), later);
-        assert_eq!(
-            alive(&table, "a", NOW.after(Duration::from_secs(30))),
-            urls(&["http://x"])
-        );
+        assert_eq!(alive(&table, "a", NOW.after(Duration::from_secs(30))), urls(&["http://x"]));
         assert_eq!(alive(&table, "a", later.after(Duration::from_secs(30))).len(), 2);
     }
 
@@ -362,9 +341,7 @@ mod tests {
         let mut table = Table::default();
         table.apply(&record("a", &["id", "http://x", "http://y"], &[]), NOW);
         let snapshot = table.snapshot();
-        snapshot.get("a").unwrap().slots()[0]
-            .backend
-            .mark_dead(NOW, NOW.after(Duration::from_secs(30)));
+        snapshot.get("a").unwrap().slots()[0].backend.mark_dead(NOW, NOW.after(Duration::from_secs(30)));
         table.apply(&record("a", &["id", "http://x", "http://y", "http://z"], &[]), NOW);
         assert_eq!(alive(&table, "a", NOW), urls(&["http://y", "http://z"]));
     }
@@ -395,18 +372,8 @@ mod tests {
     fn a_key_of_the_wrong_type_keeps_the_last_good_list() {
         let mut table = Table::default();
         table.apply(&record("a", &["id", "http://x"], &[]), NOW);
-        let wrong = Record {
-            host: "a".into(),
-            list: Some(List::WrongType),
-            dead: None,
-        };
-        assert_eq!(
-            table.apply(&wrong, NOW),
-            Applied {
-                changed: false,
-                malformed: vec![Malformed::NotAList]
-            }
-        );
+        let wrong = Record { host: "a".into(), list: Some(List::WrongType), dead: None };
+        assert_eq!(table.apply(&wrong, NOW), Applied { changed: false, malformed: vec![Malformed::NotAList] });
         assert_eq!(table.snapshot().len(), 1);
     }
 

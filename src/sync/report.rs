@@ -36,14 +36,7 @@ impl Reporter {
         clock: Clock,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self {
-            server,
-            marks,
-            routes,
-            clock,
-            metrics,
-            pending: HashMap::new(),
-        }
+        Self { server, marks, routes, clock, metrics, pending: HashMap::new() }
     }
 
     /// Runs until every sender of marks is gone and what could be written has been.
@@ -67,10 +60,7 @@ impl Reporter {
                 Err(error) if error.is_misconfiguration() && !was_connected => return Err(error),
                 Err(error) => error,
             };
-            warn!(
-                pending = self.pending.len(),
-                "dead backends cannot be recorded: {error}"
-            );
+            warn!(pending = self.pending.len(), "dead backends cannot be recorded: {error}");
             let until = time::Instant::now() + delays.next().unwrap_or(LONGEST_DELAY);
             if !self.keep_until(until).await {
                 return Ok(());
@@ -150,22 +140,13 @@ impl Reporter {
     /// any more, and then there is nothing to mark.
     fn notice(&self, frontend: &str, url: &str) -> Option<DeadNotice> {
         let snapshot = self.routes.load();
-        let frontend = snapshot
-            .get(&frontend.to_ascii_lowercase())
-            .filter(|held| held.key() == frontend)?;
+        let frontend = snapshot.get(&frontend.to_ascii_lowercase()).filter(|held| held.key() == frontend)?;
         let index = frontend.slot_of(url)?.index;
-        Some(DeadNotice {
-            host: frontend.key().to_owned(),
-            url: url.to_owned(),
-            index,
-            backends: frontend.listed(),
-        })
+        Some(DeadNotice { host: frontend.key().to_owned(), url: url.to_owned(), index, backends: frontend.listed() })
     }
 
     fn count(&self) {
-        self.metrics
-            .marks_pending
-            .set(i64::try_from(self.pending.len()).unwrap_or(i64::MAX));
+        self.metrics.marks_pending.set(i64::try_from(self.pending.len()).unwrap_or(i64::MAX));
     }
 }
 

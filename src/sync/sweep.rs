@@ -47,42 +47,24 @@ impl Sweep {
             Stage::Lists(cursor) => {
                 let page = session.scan(Pattern::Frontends, cursor).await?;
                 let lists = session.lists(&page.hosts).await?;
-                self.lists_met
-                    .extend(page.hosts.iter().map(|host| self.hasher.hash_one(host)));
+                self.lists_met.extend(page.hosts.iter().map(|host| self.hasher.hash_one(host)));
                 self.stage = match page.next {
                     Some(next) => Stage::Lists(next),
                     None => Stage::DeadSets(FIRST.to_owned()),
                 };
                 let records = page.hosts.into_iter().zip(lists);
-                Ok(Some(
-                    records
-                        .map(|(host, list)| Record {
-                            host,
-                            list: Some(list),
-                            dead: None,
-                        })
-                        .collect(),
-                ))
+                Ok(Some(records.map(|(host, list)| Record { host, list: Some(list), dead: None }).collect()))
             }
             Stage::DeadSets(cursor) => {
                 let page = session.scan(Pattern::DeadSets, cursor).await?;
                 let sets = session.dead_sets(&page.hosts).await?;
-                self.sets_met
-                    .extend(page.hosts.iter().map(|host| self.hasher.hash_one(host)));
+                self.sets_met.extend(page.hosts.iter().map(|host| self.hasher.hash_one(host)));
                 self.stage = match page.next {
                     Some(next) => Stage::DeadSets(next),
                     None => Stage::Unmentioned(self.unmentioned(table)),
                 };
                 let records = page.hosts.into_iter().zip(sets);
-                Ok(Some(
-                    records
-                        .map(|(host, dead)| Record {
-                            host,
-                            list: None,
-                            dead: Some(dead),
-                        })
-                        .collect(),
-                ))
+                Ok(Some(records.map(|(host, dead)| Record { host, list: None, dead: Some(dead) }).collect()))
             }
             Stage::Unmentioned(hosts) if hosts.is_empty() => Ok(None),
             Stage::Unmentioned(hosts) => {

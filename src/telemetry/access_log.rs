@@ -77,10 +77,7 @@ fn format(entry: &Entry<'_>, time: SystemTime) -> Vec<u8> {
     put_escaped(&mut line, entry.method.as_bytes());
     line.push(b' ');
     put_escaped(&mut line, entry.path.as_bytes());
-    put(
-        &mut line,
-        format_args!(" {}\" {} {} \"", entry.protocol, entry.status, entry.body_bytes),
-    );
+    put(&mut line, format_args!(" {}\" {} {} \"", entry.protocol, entry.status, entry.body_bytes));
     put_escaped(&mut line, entry.referer);
     line.extend_from_slice(b"\" \"");
     put_escaped(&mut line, entry.user_agent);
@@ -90,10 +87,7 @@ fn format(entry: &Entry<'_>, time: SystemTime) -> Vec<u8> {
     put_escaped(&mut line, entry.frontend.as_bytes());
     line.extend_from_slice(b"\" \"");
     put_escaped(&mut line, entry.forwarded_for);
-    put(
-        &mut line,
-        format_args!("\" {:.3} {:.3}", entry.total.as_secs_f64(), entry.backend.as_secs_f64()),
-    );
+    put(&mut line, format_args!("\" {:.3} {:.3}", entry.total.as_secs_f64(), entry.backend.as_secs_f64()));
     line
 }
 
@@ -104,10 +98,7 @@ fn put(line: &mut Vec<u8>, arguments: std::fmt::Arguments<'_>) {
 /// Appends text from strangers such that it can neither end its field nor its line: quotes and backslashes get a backslash,
 /// control characters and bytes that are not UTF-8 become `\xNN`.
 pub fn put_escaped(line: &mut Vec<u8>, text: &[u8]) {
-    if text
-        .iter()
-        .all(|&byte| (b' '..=b'~').contains(&byte) && byte != b'"' && byte != b'\\')
-    {
+    if text.iter().all(|&byte| (b' '..=b'~').contains(&byte) && byte != b'"' && byte != b'\\') {
         line.extend_from_slice(text);
         return;
     }
@@ -137,13 +128,8 @@ fn put_time(line: &mut Vec<u8>, time: SystemTime) {
     let seconds = time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     CACHED.with_borrow_mut(|(second, text)| {
         if *second != seconds {
-            let timestamp = i64::try_from(seconds)
-                .ok()
-                .and_then(|seconds| jiff::Timestamp::from_second(seconds).ok());
-            *text = timestamp
-                .unwrap_or_default()
-                .strftime("%d/%b/%Y:%H:%M:%S +0000")
-                .to_string();
+            let timestamp = i64::try_from(seconds).ok().and_then(|seconds| jiff::Timestamp::from_second(seconds).ok());
+            *text = timestamp.unwrap_or_default().strftime("%d/%b/%Y:%H:%M:%S +0000").to_string();
             *second = seconds;
         }
         line.extend_from_slice(text.as_bytes());
@@ -196,23 +182,14 @@ mod tests {
 
     #[test]
     fn only_ipv4_clients_are_prefixed() {
-        let line = text(&Entry {
-            client: IpAddr::from(Ipv6Addr::LOCALHOST),
-            ..entry()
-        });
+        let line = text(&Entry { client: IpAddr::from(Ipv6Addr::LOCALHOST), ..entry() });
         assert!(line.starts_with("::1 - - "), "{line}");
     }
 
     #[test]
     fn a_client_cannot_end_its_field_or_line() {
-        let line = text(&Entry {
-            user_agent: b"a\" 500 0\\\n::ffff:6.6.6.6\x00\xff\xc2\x85",
-            ..entry()
-        });
-        assert!(
-            line.contains("\"a\\\" 500 0\\\\\\x0a::ffff:6.6.6.6\\x00\\xff\\xc2\\x85\""),
-            "{line}"
-        );
+        let line = text(&Entry { user_agent: b"a\" 500 0\\\n::ffff:6.6.6.6\x00\xff\xc2\x85", ..entry() });
+        assert!(line.contains("\"a\\\" 500 0\\\\\\x0a::ffff:6.6.6.6\\x00\\xff\\xc2\\x85\""), "{line}");
     }
 
     proptest! {

@@ -38,11 +38,7 @@ impl Admin {
         clock: Clock,
     ) -> std::io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
-        Ok(Self {
-            address: listener.local_addr()?,
-            listener,
-            page: Arc::new(Page { metrics, health, clock }),
-        })
+        Ok(Self { address: listener.local_addr()?, listener, page: Arc::new(Page { metrics, health, clock }) })
     }
 
     /// The address, with the port that was chosen.
@@ -89,9 +85,7 @@ impl Page {
         let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
         let (status, text) = match (is_read, request.uri().path()) {
             (true, "/metrics") => {
-                self.metrics
-                    .snapshot_age
-                    .set(self.health.age(self.clock.now()).as_secs_f64());
+                self.metrics.snapshot_age.set(self.health.age(self.clock.now()).as_secs_f64());
                 match self.metrics.encode() {
                     Ok(text) => (StatusCode::OK, Bytes::from(text)),
                     Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string().into()),

@@ -72,27 +72,14 @@ impl Lines {
         };
         let (queue, messages) = sync_channel(CAPACITY);
         let (finish, finished) = sync_channel(1);
-        let reporter = Reporter {
-            dropped: dropped.clone(),
-            reported: dropped.get(),
-            next: Instant::now(),
-        };
+        let reporter = Reporter { dropped: dropped.clone(), reported: dropped.get(), next: Instant::now() };
         thread::Builder::new().name("log".to_owned()).spawn(move || {
             pump(sink, &messages, reporter);
             // Nobody waits any more if the process is past caring.
             let _ = finish.send(());
         })?;
-        let guard = LinesGuard {
-            queue: queue.clone(),
-            finished,
-        };
-        Ok((
-            Self {
-                queue: Some(queue),
-                dropped,
-            },
-            Some(guard),
-        ))
+        let guard = LinesGuard { queue: queue.clone(), finished };
+        Ok((Self { queue: Some(queue), dropped }, Some(guard)))
     }
 
     /// Whether lines go anywhere, so that callers can spare themselves the formatting.
@@ -140,10 +127,7 @@ impl<'a> MakeWriter<'a> for Lines {
     type Writer = LineWriter<'a>;
 
     fn make_writer(&'a self) -> Self::Writer {
-        LineWriter {
-            lines: self,
-            buffer: Vec::new(),
-        }
+        LineWriter { lines: self, buffer: Vec::new() }
     }
 }
 
@@ -223,10 +207,7 @@ impl Sink {
             LogTarget::None => return Ok(None),
             LogTarget::Stdout => Self::Stdout(io::BufWriter::new(io::stdout())),
             LogTarget::Stderr => Self::Stderr(io::BufWriter::new(io::stderr())),
-            LogTarget::File(path) => Self::File {
-                path: path.clone(),
-                file: append_to(path)?,
-            },
+            LogTarget::File(path) => Self::File { path: path.clone(), file: append_to(path)? },
             LogTarget::Syslog => Self::Syslog(connect_syslog()?),
         }))
     }
@@ -270,9 +251,7 @@ impl Sink {
 }
 
 fn append_to(path: &PathBuf) -> io::Result<io::BufWriter<File>> {
-    Ok(io::BufWriter::new(
-        OpenOptions::new().create(true).append(true).open(path)?,
-    ))
+    Ok(io::BufWriter::new(OpenOptions::new().create(true).append(true).open(path)?))
 }
 
 fn connect_syslog() -> io::Result<syslog::Logger<LoggerBackend, Formatter3164>> {
@@ -358,10 +337,7 @@ mod tests {
     fn a_full_queue_drops_and_counts_instead_of_blocking() {
         let (queue, _unread) = sync_channel(1);
         let dropped = counter();
-        let lines = Lines {
-            queue: Some(queue),
-            dropped: dropped.clone(),
-        };
+        let lines = Lines { queue: Some(queue), dropped: dropped.clone() };
         for _ in 0..10 {
             lines.write(Vec::new());
         }

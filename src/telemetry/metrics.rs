@@ -74,17 +74,12 @@ impl Metrics {
         registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
         let new = Register(&registry);
         let responses = new.add(IntCounterVec::new(
-            Opts::new(
-                "planb_reverseproxy_backends_responses_total",
-                "Responses by status code, PlanB's own included.",
-            ),
+            Opts::new("planb_reverseproxy_backends_responses_total", "Responses by status code, PlanB's own included."),
             &["status_code"],
         )?)?;
         Ok(Self {
-            connections_open: new.gauge(
-                "planb_reverseproxy_connections_current_open",
-                "Client connections open, tunnels excluded.",
-            )?,
+            connections_open: new
+                .gauge("planb_reverseproxy_connections_current_open", "Client connections open, tunnels excluded.")?,
             tunnels_open: new.gauge("planb_reverseproxy_tunnels_current_open", "WebSocket tunnels open.")?,
             request_duration: new.histogram(
                 "planb_reverseproxy_http_request_duration_seconds",
@@ -102,35 +97,23 @@ impl Metrics {
                 "planb_reverseproxy_retries_total",
                 "Attempts after the first that a request needed to find a working backend.",
             )?,
-            malformed_requests: new.counter(
-                "planb_reverseproxy_malformed_requests_total",
-                "Requests refused as malformed.",
-            )?,
+            malformed_requests: new
+                .counter("planb_reverseproxy_malformed_requests_total", "Requests refused as malformed.")?,
             client_timeouts: new.counter(
                 "planb_reverseproxy_client_timeouts_total",
                 "Client connections closed by one of the client timeouts.",
             )?,
-            accept_errors: new.counter(
-                "planb_reverseproxy_accept_errors_total",
-                "Failures to accept a client connection.",
-            )?,
-            pool_idle: new.gauge(
-                "planb_reverseproxy_pool_idle_connections",
-                "Idle connections to backends, kept for reuse.",
-            )?,
+            accept_errors: new
+                .counter("planb_reverseproxy_accept_errors_total", "Failures to accept a client connection.")?,
+            pool_idle: new
+                .gauge("planb_reverseproxy_pool_idle_connections", "Idle connections to backends, kept for reuse.")?,
             pool_dials: new.counter("planb_reverseproxy_pool_dials_total", "Connections made to backends.")?,
-            pool_reuses: new.counter(
-                "planb_reverseproxy_pool_reuses_total",
-                "Requests sent on a kept connection to a backend.",
-            )?,
-            marked_dead: new.counter(
-                "planb_router_backend_markdead_total",
-                "Backends that this instance marked dead.",
-            )?,
-            marks_pending: new.gauge(
-                "planb_router_dead_marks_pending",
-                "Dead marks not yet recorded on the write Redis.",
-            )?,
+            pool_reuses: new
+                .counter("planb_reverseproxy_pool_reuses_total", "Requests sent on a kept connection to a backend.")?,
+            marked_dead: new
+                .counter("planb_router_backend_markdead_total", "Backends that this instance marked dead.")?,
+            marks_pending: new
+                .gauge("planb_router_dead_marks_pending", "Dead marks not yet recorded on the write Redis.")?,
             marks_dropped: new.counter(
                 "planb_router_dead_marks_dropped_total",
                 "Dead marks that were never recorded on the write Redis, because too many waited.",
@@ -140,30 +123,20 @@ impl Metrics {
                 "planb_sync_snapshot_age_seconds",
                 "Seconds since the routing table was last known to agree with the read Redis.",
             )?)?,
-            connected: new.gauge(
-                "planb_sync_connected",
-                "1 while the routing table follows the read Redis, else 0.",
-            )?,
+            connected: new
+                .gauge("planb_sync_connected", "1 while the routing table follows the read Redis, else 0.")?,
             polling: new.gauge(
                 "planb_sync_polling",
                 "1 while keyspace notifications are off and the table is re-read every second, else 0.",
             )?,
-            events: new.counter(
-                "planb_sync_events_total",
-                "Events and messages received from the read Redis.",
-            )?,
-            resyncs: new.counter(
-                "planb_sync_resyncs_total",
-                "Times the whole table was loaded after the first.",
-            )?,
+            events: new.counter("planb_sync_events_total", "Events and messages received from the read Redis.")?,
+            resyncs: new.counter("planb_sync_resyncs_total", "Times the whole table was loaded after the first.")?,
             drift: new.counter(
                 "planb_sync_drift_total",
                 "Differences between table and Redis that no event had announced; must stay 0.",
             )?,
-            malformed_records: new.counter(
-                "planb_sync_malformed_total",
-                "Values in Redis that had to be skipped as malformed.",
-            )?,
+            malformed_records: new
+                .counter("planb_sync_malformed_total", "Values in Redis that had to be skipped as malformed.")?,
             publish_duration: new.histogram(
                 "planb_sync_publish_duration_seconds",
                 "From receiving an event to the snapshot with its change being in force.",
@@ -220,20 +193,14 @@ impl Register<'_> {
     }
 
     fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> prometheus::Result<Histogram> {
-        self.add(Histogram::with_opts(
-            HistogramOpts::new(name, help).buckets(buckets.to_vec()),
-        )?)
+        self.add(Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))?)
     }
 }
 
 /// The original's buckets, and two finer ones below them.
-const REQUEST_BUCKETS: &[f64] = &[
-    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
-];
+const REQUEST_BUCKETS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
-const PUBLISH_BUCKETS: &[f64] = &[
-    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0,
-];
+const PUBLISH_BUCKETS: &[f64] = &[0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0];
 
 #[cfg(test)]
 mod tests {
@@ -245,15 +212,8 @@ mod tests {
         metrics.count_response(200);
         metrics.count_response(200);
         let text = String::from_utf8(metrics.encode().unwrap()).unwrap();
-        assert!(
-            text.contains("planb_reverseproxy_backends_responses_total{status_code=\"200\"} 2"),
-            "{text}"
-        );
-        for name in [
-            "planb_sync_drift_total",
-            "planb_router_backend_markdead_total",
-            "process_open_fds",
-        ] {
+        assert!(text.contains("planb_reverseproxy_backends_responses_total{status_code=\"200\"} 2"), "{text}");
+        for name in ["planb_sync_drift_total", "planb_router_backend_markdead_total", "process_open_fds"] {
             assert!(text.contains(name), "{name} is missing");
         }
     }

@@ -34,19 +34,11 @@ impl Telemetry {
         let metrics = Arc::new(Metrics::new()?);
         let (errors, guard) = Lines::open(&LogTarget::Stderr, metrics.error_lines_dropped.clone())?;
         tracing_subscriber::fmt()
-            .with_env_filter(
-                EnvFilter::builder()
-                    .with_default_directive(tracing::Level::INFO.into())
-                    .from_env_lossy(),
-            )
+            .with_env_filter(EnvFilter::builder().with_default_directive(tracing::Level::INFO.into()).from_env_lossy())
             .with_target(false)
             .with_ansi(false)
             .with_writer(errors.clone())
             .init();
-        Ok(Self {
-            metrics,
-            errors,
-            _guard: guard,
-        })
+        Ok(Self { metrics, errors, _guard: guard })
     }
 }

@@ -84,7 +84,7 @@ impl Dialer {
         }
         let name = match &origin.host {
             OriginHost::Ip(address) => Ok(ServerName::IpAddress((*address).into())),
-            host => ServerName::try_from(host.name().unwrap_or_default().to_owned()),
+            host @ OriginHost::Name(_) => ServerName::try_from(host.name().unwrap_or_default().to_owned()),
         };
         let name = name.map_err(|error| ProxyError::Tls(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
         let stream = self.tls.0.connect(name, stream).await.map_err(ProxyError::Tls)?;
@@ -95,9 +95,7 @@ impl Dialer {
 /// Looks a name up and tries all of its addresses.
 async fn connect_to_any(origin: &Origin) -> Result<io::Result<TcpStream>, ProxyError> {
     let name = origin.host.name().unwrap_or_default();
-    let addresses = tokio::net::lookup_host((name, origin.port))
-        .await
-        .map_err(ProxyError::Resolve)?;
+    let addresses = tokio::net::lookup_host((name, origin.port)).await.map_err(ProxyError::Resolve)?;
     let mut last = None;
     for address in addresses {
         match connect_to(address).await {
@@ -107,10 +105,7 @@ async fn connect_to_any(origin: &Origin) -> Result<io::Result<TcpStream>, ProxyE
     }
     match last {
         Some(error) => Ok(Err(error)),
-        None => Err(ProxyError::Resolve(io::Error::new(
-            io::ErrorKind::NotFound,
-            "the name has no addresses",
-        ))),
+        None => Err(ProxyError::Resolve(io::Error::new(io::ErrorKind::NotFound, "the name has no addresses"))),
     }
 }
 
@@ -135,10 +130,7 @@ impl BackendTls {
             builder.with_root_certificates(roots()).with_no_client_auth()
         } else {
             let verifier = Arc::new(NoVerification(provider.signature_verification_algorithms));
-            builder
-                .dangerous()
-                .with_custom_certificate_verifier(verifier)
-                .with_no_client_auth()
+            builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()
         };
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Self(TlsConnector::from(Arc::new(config))))
@@ -146,9 +138,7 @@ impl BackendTls {
 }
 
 fn roots() -> RootCertStore {
-    let mut roots = RootCertStore {
-        roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
-    };
+    let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
     let system = rustls_native_certs::load_native_certs();
     for error in &system.errors {
         warn!(%error, "some of the system's certificates cannot be read; backends are verified without them");

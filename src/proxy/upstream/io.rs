@@ -30,18 +30,12 @@ enum Stream {
 impl UpstreamIo {
     /// A plain connection.
     pub fn plain(stream: TcpStream) -> Self {
-        Self {
-            stream: Stream::Plain(stream),
-            received: Arc::default(),
-        }
+        Self { stream: Stream::Plain(stream), received: Arc::default() }
     }
 
     /// A TLS connection, after its handshake.
     pub fn tls(stream: TlsStream<TcpStream>) -> Self {
-        Self {
-            stream: Stream::Tls(Box::new(stream)),
-            received: Arc::default(),
-        }
+        Self { stream: Stream::Tls(Box::new(stream)), received: Arc::default() }
     }
 
     /// Bytes received so far, readable after the stream has been given away.
@@ -57,8 +51,7 @@ impl AsyncRead for UpstreamIo {
             Stream::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
             Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
         })?;
-        self.received
-            .fetch_add((buf.filled().len() - before) as u64, Ordering::Relaxed);
+        self.received.fetch_add((buf.filled().len() - before) as u64, Ordering::Relaxed);
         Poll::Ready(Ok(()))
     }
 }

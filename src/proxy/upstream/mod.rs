@@ -61,10 +61,7 @@ impl Upstream {
                     Request::from_parts(head, RequestBody::empty())
                 }
                 (None, _) => {
-                    return Err(Failure {
-                        error: ProxyError::Broken(error.into_error()),
-                        unsent: None,
-                    });
+                    return Err(Failure { error: ProxyError::Broken(error.into_error()), unsent: None });
                 }
             };
         }
@@ -80,20 +77,14 @@ impl Upstream {
         let mut connection = match self.dialer.dial(origin).await {
             Ok(connection) => connection,
             Err(error) => {
-                return Err(Failure {
-                    error,
-                    unsent: Some(request),
-                });
+                return Err(Failure { error, unsent: Some(request) });
             }
         };
         match connection.send(request).await {
             Ok(response) => Ok((response, Lease::new(connection, &self.pool))),
             Err(mut error) => {
                 let unsent = error.take_message();
-                Err(Failure {
-                    error: ProxyError::Broken(error.into_error()),
-                    unsent,
-                })
+                Err(Failure { error: ProxyError::Broken(error.into_error()), unsent })
             }
         }
     }

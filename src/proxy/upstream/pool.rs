@@ -43,11 +43,7 @@ pub struct Connection {
 
 impl Connection {
     pub(super) fn new(sender: SendRequest<RequestBody>, received: Arc<AtomicU64>, origin: Arc<Origin>) -> Self {
-        Self {
-            sender,
-            received,
-            origin,
-        }
+        Self { sender, received, origin }
     }
 
     /// Bytes received so far.
@@ -78,10 +74,7 @@ struct Idle {
 impl Pool {
     /// An empty pool.
     pub fn new(traffic: Traffic) -> Rc<Self> {
-        Rc::new(Self {
-            idle: RefCell::default(),
-            traffic,
-        })
+        Rc::new(Self { idle: RefCell::default(), traffic })
     }
 
     /// Takes a connection that is, as far as can be told, still open.
@@ -108,10 +101,7 @@ impl Pool {
         if kept.len() >= MOST_PER_ORIGIN && kept.pop_front().is_some() {
             self.traffic.idle.dec();
         }
-        kept.push_back(Idle {
-            connection,
-            since: Instant::now(),
-        });
+        kept.push_back(Idle { connection, since: Instant::now() });
         self.traffic.idle.inc();
     }
 
@@ -148,10 +138,7 @@ pub struct Lease {
 
 impl Lease {
     pub(super) fn new(connection: Connection, pool: &Rc<Pool>) -> Self {
-        Self {
-            connection,
-            pool: Rc::clone(pool),
-        }
+        Self { connection, pool: Rc::clone(pool) }
     }
 
     /// The response has been read to its end: the connection may serve another request, once the library is done with
