@@ -114,7 +114,7 @@ async fn supervise(mut config: Config, telemetry: &Telemetry, started: impl FnOn
         workers.spawn(wait);
     }
     drop(shared);
-    info!(%address, "listening");
+    info!(%address, metrics = admin_address.map(tracing::field::display), "listening");
     started(Started { listen: address, metrics: admin_address });
 
     let result = tokio::select! {

@@ -103,11 +103,11 @@ impl Session {
                 biased;
                 event = self.keys.recv() => match event {
                     Ok(event) => of_event(&event),
-                    Err(error) => return Err(self.lost(error)),
+                    Err(error) => return Err(self.lost(&error)),
                 },
                 message = self.messages.recv() => match message {
                     Ok(message) => Some(of_message(&message)),
-                    Err(error) => return Err(self.lost(error)),
+                    Err(error) => return Err(self.lost(&error)),
                 },
                 error = self.commands.broken() => return Err(error),
                 error = self.subscriber.broken() => return Err(error),
@@ -126,9 +126,9 @@ impl Session {
                 Err(TryRecvError::Empty) => match self.messages.try_recv() {
                     Ok(message) => Some(of_message(&message)),
                     Err(TryRecvError::Empty) => return Ok(None),
-                    Err(error) => return Err(self.lost(error.into_recv())),
+                    Err(error) => return Err(self.lost(&error.into_recv())),
                 },
-                Err(error) => return Err(self.lost(error.into_recv())),
+                Err(error) => return Err(self.lost(&error.into_recv())),
             };
             if change.is_some() {
                 return Ok(change);
@@ -184,12 +184,8 @@ impl Session {
             Ok(())
         })
         .await?;
-        let mut answers = self.answers(&pipeline, hosts.len()).await?.into_iter();
-        let mut lists = Vec::with_capacity(hosts.len());
-        while let Some(answer) = answers.next() {
-            lists.push(self.list(answer)?);
-        }
-        Ok(lists)
+        let answers = self.answers(&pipeline, hosts.len()).await?;
+        answers.into_iter().map(|answer| self.list(answer)).collect()
     }
 
     /// Reads the dead sets of these hosts, in their order.
@@ -267,9 +263,9 @@ impl Session {
         Ok(DeadSet::from_members(&members, pttl))
     }
 
-    fn lost(&self, error: RecvError) -> StoreError {
+    fn lost(&self, error: &RecvError) -> StoreError {
         let missed = match error {
-            RecvError::Lagged(missed) => missed,
+            RecvError::Lagged(missed) => *missed,
             RecvError::Closed => 0,
         };
         StoreError::Overrun { server: self.subscriber.server.to_string(), missed }

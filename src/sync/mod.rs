@@ -141,12 +141,12 @@ impl Syncer {
                     self.catch_up(session, &mut dirty).await?;
                 }
                 _ = heartbeat.tick() => {
-                    let polled = self.is_polling(session);
+                    let polled = is_polling(session);
                     if let Some(doubt) = session.beat().await? {
                         return Err(Ended::Doubted(doubt));
                     }
                     self.take_pulse(session);
-                    if self.is_polling(session) && !polled {
+                    if is_polling(session) && !polled {
                         sweep_at = time::Instant::now();
                     }
                 }
@@ -227,7 +227,7 @@ impl Syncer {
             return Ok(true);
         };
         let suspects: Vec<&Record> = records.iter().filter(|record| self.table.differs(record)).collect();
-        if !suspects.is_empty() && !self.is_polling(session) {
+        if !suspects.is_empty() && !is_polling(session) {
             session.barrier().await?;
             dirty.collect(session)?;
             for record in suspects.iter().filter(|record| !dirty.contains(&record.host)) {
@@ -265,20 +265,20 @@ impl Syncer {
     }
 
     fn take_pulse(&self, session: &Session) {
-        self.metrics.polling.set(i64::from(self.is_polling(session)));
+        self.metrics.polling.set(i64::from(is_polling(session)));
         match session.vitals().stale() {
             None => self.health.agreed(self.clock.now()),
             Some(problem) => self.health.impaired(format!("Redis at {}: {problem}", self.config.server)),
         }
     }
 
-    fn is_polling(&self, session: &Session) -> bool {
-        matches!(session.vitals().notifications, Notifications::Off(_))
-    }
-
     fn sweep_interval(&self, session: &Session) -> Duration {
-        if self.is_polling(session) { POLL } else { self.config.reconcile_every }
+        if is_polling(session) { POLL } else { self.config.reconcile_every }
     }
+}
+
+fn is_polling(session: &Session) -> bool {
+    matches!(session.vitals().notifications, Notifications::Off(_))
 }
 
 fn backoff() -> backon::ExponentialBackoff {

@@ -106,7 +106,7 @@ impl Page {
 const MOST_CONNECTIONS: usize = 64;
 
 /// How long a client may take over a request, or stay without one.
-const IDLE_LIMIT: Duration = Duration::from_secs(120);
+const IDLE_LIMIT: Duration = Duration::from_mins(2);
 
 /// After a failure to accept.
 const PAUSE: Duration = Duration::from_millis(100);

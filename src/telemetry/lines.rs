@@ -292,7 +292,7 @@ const CAPACITY: usize = 10_000;
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// How often dropped lines are reported.
-const REPORT_EVERY: Duration = Duration::from_secs(60);
+const REPORT_EVERY: Duration = Duration::from_mins(1);
 
 /// How long the end of the process may be held up for unwritten lines.
 const FINISH_LIMIT: Duration = Duration::from_secs(2);

@@ -1,0 +1,107 @@
+//! What every topic needs: servers to put around the proxy, clients to use it, and patience.
+
+mod backend;
+mod client;
+mod planb;
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+pub use ::planb::demo::PrivateRedis;
+pub use backend::{Backend, Exchange};
+pub use client::{Client, Response, get};
+pub use planb::{Planb, PlanbBuilder};
+
+/// A Redis master, its replica with notifications on, and a proxy that reads from the one and writes to the other.
+pub struct Stack {
+    pub planb: Planb,
+    pub replica: PrivateRedis,
+    pub master: PrivateRedis,
+}
+
+impl Stack {
+    /// Starts everything; `arguments` are further flags of the proxy.
+    pub fn start(arguments: &[&str]) -> Self {
+        let (master, replica) = redis_pair();
+        let planb = Planb::builder(&replica, &master).arguments(arguments).start();
+        Self { planb, replica, master }
+    }
+
+    /// Registers a host with these backends, and waits until the proxy routes it.
+    pub fn route(&self, host: &str, backends: &[&Backend]) {
+        let mut command = vec!["RPUSH".to_owned(), format!("frontend:{host}"), "id".to_owned()];
+        command.extend(backends.iter().map(|backend| backend.url()));
+        redis(&self.master, &command.iter().map(String::as_str).collect::<Vec<_>>());
+        self.planb.wait_for_route(host);
+    }
+}
+
+/// A master and a replica in step with it, on which keyspace notifications are on.
+pub fn redis_pair() -> (PrivateRedis, PrivateRedis) {
+    let master = PrivateRedis::start(&[]).unwrap();
+    let replica = replica_of(&master);
+    (master, replica)
+}
+
+/// A replica in step with `master`, on which keyspace notifications are on.
+pub fn replica_of(master: &PrivateRedis) -> PrivateRedis {
+    let port = master.port().to_string();
+    let replica = PrivateRedis::start(&["--replicaof", "127.0.0.1", &port, "--notify-keyspace-events", "KA"]).unwrap();
+    redis(master, &["SET", "warm-up", "1"]);
+    // A master holds commands back until a new replica's first acknowledgement.
+    wait_until("the replica is in step", || master.command(&["WAIT", "1", "1000"]).unwrap() == ":1");
+    replica
+}
+
+/// Runs a command whose arguments contain no white space; fails the test if Redis refuses it.
+pub fn redis(server: &PrivateRedis, words: &[&str]) -> String {
+    let reply = server.command(words).unwrap();
+    assert!(!reply.starts_with('-'), "{words:?} was refused: {reply}");
+    reply
+}
+
+/// What `redis-cli` prints.
+pub fn redis_cli(server: &PrivateRedis, arguments: &[&str]) -> String {
+    let output = std::process::Command::new("redis-cli")
+        .args(["-p", &server.port().to_string()])
+        .args(arguments)
+        .output()
+        .expect("redis-cli comes with redis-server");
+    String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
+}
+
+/// Waits for a condition, or fails the test.
+pub fn wait_until(what: &str, condition: impl FnMut() -> bool) {
+    wait_within(PATIENCE, what, condition);
+}
+
+/// Waits for a condition for at most `limit`, or fails the test.
+pub fn wait_within(limit: Duration, what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + limit;
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited {limit:?} in vain: {what}");
+        thread::sleep(STEP);
+    }
+}
+
+/// Sends a signal to a process that the test has started.
+pub fn signal(pid: u32, name: &str) {
+    let status = std::process::Command::new("kill").args(["-s", name, &pid.to_string()]).status().unwrap();
+    assert!(status.success(), "kill -s {name} {pid}");
+}
+
+/// A loopback address where nobody listens, and nobody will: the socket is bound for as long as the guard lives.
+pub fn closed_port() -> (socket2::Socket, String) {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    (socket, format!("http://{address}"))
+}
+
+/// Longer than anything may take on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How often a condition is looked at.
+const STEP: Duration = Duration::from_millis(2);

@@ -1,0 +1,201 @@
+//! The proxy under test, as a process.
+
+use std::{
+    io::{BufRead, BufReader},
+    net::SocketAddr,
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{Arc, Mutex},
+    thread,
+};
+
+use super::{Client, PrivateRedis, get, signal, wait_until};
+
+/// A running proxy. Killed when dropped; its log is printed if the test fails.
+pub struct Planb {
+    process: Child,
+    log: Arc<Mutex<Vec<String>>>,
+    stdout: Arc<Mutex<Vec<String>>>,
+    address: Option<SocketAddr>,
+    metrics: Option<SocketAddr>,
+}
+
+/// How to start a proxy.
+pub struct PlanbBuilder {
+    arguments: Vec<String>,
+    environment: Vec<(String, String)>,
+}
+
+impl Planb {
+    /// A proxy that reads from one Redis and writes to another, without an access log.
+    pub fn builder(read: &PrivateRedis, write: &PrivateRedis) -> PlanbBuilder {
+        Self::with(&[
+            &format!("--read-redis-port={}", read.port()),
+            &format!("--write-redis-port={}", write.port()),
+            "--listen=127.0.0.1:0",
+            "--metrics-address=127.0.0.1:0",
+            "--access-log=none",
+        ])
+    }
+
+    /// A proxy with exactly these flags.
+    pub fn with(arguments: &[&str]) -> PlanbBuilder {
+        PlanbBuilder {
+            arguments: arguments.iter().map(|&argument| argument.to_owned()).collect(),
+            environment: Vec::new(),
+        }
+    }
+
+    /// Where clients connect.
+    pub fn address(&self) -> SocketAddr {
+        self.address.expect("the proxy has logged where it listens")
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// A fresh connection.
+    pub fn connect(&self) -> Client {
+        Client::connect(self.address())
+    }
+
+    /// Which backend answers this host, as the body of its response.
+    pub fn ask(&self, host: &str) -> String {
+        get(self.address(), host, "/").text()
+    }
+
+    /// Waits until requests for the host have a route, whatever its backends answer.
+    pub fn wait_for_route(&self, host: &str) {
+        wait_until(&format!("{host} is routed"), || get(self.address(), host, "/").text() != "no such route");
+    }
+
+    /// Waits until requests for the host have no route.
+    pub fn wait_for_no_route(&self, host: &str) {
+        wait_until(&format!("{host} is not routed"), || get(self.address(), host, "/").text() == "no such route");
+    }
+
+    /// The value of a metric without labels, or with exactly these as written after its name.
+    pub fn metric(&self, name: &str) -> f64 {
+        let page = get(self.metrics.expect("the proxy has a metrics address"), "metrics", "/metrics").text();
+        let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.unwrap_or_else(|| panic!("there is no metric {name}")).parse().unwrap()
+    }
+
+    /// The whole page of metrics.
+    pub fn metrics_page(&self) -> String {
+        get(self.metrics.expect("the proxy has a metrics address"), "metrics", "/metrics").text()
+    }
+
+    /// Lines of standard error so far.
+    pub fn log(&self) -> Vec<String> {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// Lines of standard output so far.
+    pub fn stdout(&self) -> Vec<String> {
+        self.stdout.lock().unwrap().clone()
+    }
+
+    /// Waits until a line of standard error contains `text`, and returns it.
+    pub fn wait_for_log(&self, text: &str) -> String {
+        let find = || self.log().into_iter().find(|line| line.contains(text));
+        wait_until(&format!("the log says {text:?}"), || find().is_some());
+        find().unwrap()
+    }
+
+    /// Sends a signal, by its name without SIG.
+    pub fn signal(&self, name: &str) {
+        signal(self.pid(), name);
+    }
+
+    /// Waits for the process to end.
+    pub fn wait_for_exit(&mut self) -> ExitStatus {
+        let mut status = None;
+        wait_until("the proxy has ended", || {
+            status = self.process.try_wait().unwrap();
+            status.is_some()
+        });
+        status.unwrap()
+    }
+
+    /// Whether the process has ended.
+    pub fn has_exited(&mut self) -> bool {
+        self.process.try_wait().unwrap().is_some()
+    }
+}
+
+impl PlanbBuilder {
+    /// Further flags; a later one overrides an earlier one only where the builder's own are not concerned.
+    pub fn arguments(mut self, arguments: &[&str]) -> Self {
+        for argument in arguments {
+            let name = argument.split('=').next().unwrap_or(argument);
+            self.arguments.retain(|own| own.split('=').next() != Some(name));
+            self.arguments.push((*argument).to_owned());
+        }
+        self
+    }
+
+    /// An environment variable.
+    pub fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Starts it and waits until it serves clients.
+    pub fn start(self) -> Planb {
+        let mut planb = self.spawn();
+        planb.wait_until_listening();
+        planb
+    }
+
+    /// Starts it and does not wait.
+    pub fn spawn(self) -> Planb {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_planb"))
+            .args(self.arguments)
+            .envs(self.environment)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = collect(process.stderr.take().unwrap());
+        let stdout = collect(process.stdout.take().unwrap());
+        Planb { process, log, stdout, address: None, metrics: None }
+    }
+}
+
+impl Planb {
+    /// Waits until it serves clients.
+    pub fn wait_until_listening(&mut self) {
+        let line = self.wait_for_log("listening address=");
+        self.address = address_in(&line, "address=");
+        self.metrics = address_in(&line, "metrics=");
+    }
+}
+
+impl Drop for Planb {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        if thread::panicking() {
+            eprintln!("--- the proxy's log:\n{}", self.log().join("\n"));
+        }
+    }
+}
+
+fn collect(stream: impl std::io::Read + Send + 'static) -> Arc<Mutex<Vec<String>>> {
+    let lines: Arc<Mutex<Vec<String>>> = Arc::default();
+    let collected = Arc::clone(&lines);
+    thread::spawn(move || {
+        for line in BufReader::new(stream).split(b'\n').map_while(Result::ok) {
+            collected.lock().unwrap().push(String::from_utf8_lossy(&line).into_owned());
+        }
+    });
+    lines
+}
+
+fn address_in(line: &str, name: &str) -> Option<SocketAddr> {
+    line.split_whitespace().find_map(|word| word.strip_prefix(name)?.parse().ok())
+}
