@@ -21,7 +21,13 @@ use crate::{
 
 /// A distributed HTTP and WebSocket reverse proxy whose routes live in Redis.
 #[derive(Debug, Parser)]
-#[command(name = "planb", version, disable_version_flag = true, args_conflicts_with_subcommands = true)]
+#[command(
+    name = "planb",
+    version,
+    disable_version_flag = true,
+    args_conflicts_with_subcommands = true,
+    disable_help_subcommand = true
+)]
 #[command(
     after_help = "Durations are written as in Go: 500ms, 1m30s, 0s. Every flag can also be set in the environment, as \
                         PLANB_ and its name in capitals: PLANB_READ_REDIS_HOST. The environment variable RUST_LOG sets what \
@@ -153,7 +159,7 @@ struct Flags {
     #[arg(long, env = "PLANB_MAX_HEADER_SIZE", default_value_t = 65_536, value_parser = at_least_8192, value_name = "BYTES")]
     max_header_size: usize,
 
-    /// Most header lines of a request
+    /// Most header lines of a request or a response
     #[arg(long, env = "PLANB_MAX_HEADERS", default_value_t = LIBRARY_MAX_HEADERS, value_name = "NUMBER")]
     max_headers: usize,
 

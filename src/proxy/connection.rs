@@ -8,6 +8,7 @@ use std::{
     rc::Rc,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use hyper::{
@@ -60,7 +61,13 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, address: IpAddr, permi
         async move { Ok::<_, Infallible>(answer.await) }
     });
     let mut connection = pin!(worker.http.serve_connection(TokioIo::new(downstream), handler).with_upgrades());
-    let mut draining = pin!(worker.drain.begun());
+    let mut draining = pin!(async {
+        worker.drain.begun().await;
+        // Whoever has just connected is about to send a request, which a closed socket would lose.
+        if !verdict.has_read() {
+            tokio::time::sleep(FRESH_GRACE).await;
+        }
+    });
     let mut drained = false;
     let mut alarm = deadlines.map(Alarm::new);
 
@@ -97,7 +104,7 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, address: IpAddr, permi
 
 /// What comes after a request's head, as the HTTP library understood it.
 fn what_follows(request: &Request<Incoming>) -> Follows {
-    if headers::wants_websocket(request.headers()) || request.method() == http::Method::CONNECT {
+    if headers::wants_websocket(request) || request.method() == http::Method::CONNECT {
         return Follows::Opaque;
     }
     match request.body().size_hint().exact() {
@@ -143,6 +150,9 @@ impl Alarm {
         }
     }
 }
+
+/// How long a connection without a request yet is kept open once the drain has begun.
+const FRESH_GRACE: Duration = Duration::from_millis(500);
 
 /// Keeps a gauge one higher while it lives.
 pub struct Counted(prometheus::IntGauge);

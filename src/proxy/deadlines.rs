@@ -39,6 +39,8 @@ pub struct Deadlines {
     began: AtomicU64,
     head_ended: AtomicU64,
     reading_body: AtomicBool,
+    /// The next request's head began while this one's response was still under way.
+    pipelined: AtomicBool,
 }
 
 const FRESH: u8 = 0;
@@ -58,16 +60,18 @@ impl Deadlines {
                 began: AtomicU64::new(clock.now().as_millis()),
                 head_ended: AtomicU64::new(0),
                 reading_body: AtomicBool::new(false),
+                pipelined: AtomicBool::new(false),
             })
         })
     }
 
     /// The first byte of a head has arrived.
     pub fn head_began(&self) {
-        if self.phase.load(Ordering::Relaxed) != FRESH {
-            self.began.store(self.clock.now().as_millis(), Ordering::Relaxed);
+        match self.phase.load(Ordering::Relaxed) {
+            EXCHANGE => self.pipelined.store(true, Ordering::Relaxed),
+            FRESH => self.phase.store(HEAD, Ordering::Relaxed),
+            _ => self.enter(HEAD),
         }
-        self.phase.store(HEAD, Ordering::Relaxed);
     }
 
     /// The head is complete, and a body follows or not.
@@ -85,14 +89,18 @@ impl Deadlines {
     /// The response's last byte has been handed to the connection.
     pub fn response_ended(&self) {
         if self.phase.load(Ordering::Relaxed) == EXCHANGE {
-            self.began.store(self.clock.now().as_millis(), Ordering::Relaxed);
-            self.phase.store(IDLE, Ordering::Relaxed);
+            self.enter(if self.pipelined.swap(false, Ordering::Relaxed) { HEAD } else { IDLE });
         }
     }
 
     /// The connection has become a tunnel, which has no deadline.
     pub fn became_tunnel(&self) {
         self.phase.store(TUNNEL, Ordering::Relaxed);
+    }
+
+    fn enter(&self, phase: u8) {
+        self.began.store(self.clock.now().as_millis(), Ordering::Relaxed);
+        self.phase.store(phase, Ordering::Relaxed);
     }
 
     /// When the connection must be given up unless it makes progress.
@@ -160,6 +168,18 @@ mod tests {
         assert!(is_left(&deadlines, TEN));
         deadlines.body_ended();
         assert!(is_left(&deadlines, None));
+    }
+
+    #[test]
+    fn a_pipelined_head_is_timed_from_its_turn() {
+        let timeouts = ClientTimeouts { read_header: TEN, write: TWENTY, ..ClientTimeouts::default() };
+        let deadlines = Deadlines::begin(timeouts, Clock::start()).unwrap();
+        deadlines.head_began();
+        deadlines.head_ended(false);
+        deadlines.head_began();
+        assert!(is_left(&deadlines, TWENTY));
+        deadlines.response_ended();
+        assert!(is_left(&deadlines, TEN));
     }
 
     #[test]

@@ -5,15 +5,17 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::{Buf, Bytes};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
+    time::Sleep,
 };
 
 use super::{
@@ -29,6 +31,8 @@ pub struct Downstream {
     stream: TcpStream,
     state: State,
     held_back: Bytes,
+    at_end: bool,
+    linger: Option<Pin<Box<Sleep>>>,
     verdict: Arc<Verdict>,
     deadlines: Option<Arc<Deadlines>>,
 }
@@ -55,7 +59,10 @@ pub enum Follows {
 }
 
 /// The way from the request's handler, which knows the framing, back to the reader, which needs it.
-pub struct Verdict(AtomicU64);
+pub struct Verdict {
+    follows: AtomicU64,
+    has_read: AtomicBool,
+}
 
 const UNDECIDED: u64 = u64::MAX;
 const CHUNKED: u64 = u64::MAX - 1;
@@ -63,7 +70,7 @@ const OPAQUE: u64 = u64::MAX - 2;
 
 impl Default for Verdict {
     fn default() -> Self {
-        Self(AtomicU64::new(UNDECIDED))
+        Self { follows: AtomicU64::new(UNDECIDED), has_read: AtomicBool::new(false) }
     }
 }
 
@@ -75,11 +82,16 @@ impl Verdict {
             Follows::Chunked => CHUNKED,
             Follows::Opaque => OPAQUE,
         };
-        self.0.store(code, Ordering::Relaxed);
+        self.follows.store(code, Ordering::Relaxed);
+    }
+
+    /// Whether the client has sent anything yet.
+    pub fn has_read(&self) -> bool {
+        self.has_read.load(Ordering::Relaxed)
     }
 
     fn take(&self) -> Option<Follows> {
-        match self.0.swap(UNDECIDED, Ordering::Relaxed) {
+        match self.follows.swap(UNDECIDED, Ordering::Relaxed) {
             UNDECIDED => None,
             CHUNKED => Some(Follows::Chunked),
             OPAQUE => Some(Follows::Opaque),
@@ -91,7 +103,30 @@ impl Verdict {
 impl Downstream {
     /// Wraps an accepted connection.
     pub fn new(stream: TcpStream, verdict: Arc<Verdict>, deadlines: Option<Arc<Deadlines>>) -> Self {
-        Self { stream, state: State::Head(HeadScanner::default()), held_back: Bytes::new(), verdict, deadlines }
+        Self {
+            stream,
+            state: State::Head(HeadScanner::default()),
+            held_back: Bytes::new(),
+            at_end: false,
+            linger: None,
+            verdict,
+            deadlines,
+        }
+    }
+
+    /// Whether the client may still be sending something that nobody will read.
+    fn is_interrupted(&mut self) -> bool {
+        if self.at_end {
+            return false;
+        }
+        if self.heed_verdict().is_err() {
+            return true;
+        }
+        match &self.state {
+            State::Head(scanner) => scanner.has_begun() || !self.held_back.is_empty(),
+            State::Opaque => false,
+            State::Undecided | State::Length(_) | State::Chunked(_) => true,
+        }
     }
 
     fn heed_verdict(&mut self) -> io::Result<()> {
@@ -149,8 +184,12 @@ impl AsyncRead for Downstream {
         self.heed_verdict()?;
         let before = buf.filled().len();
         if self.held_back.is_empty() {
-            std::task::ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+            ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
             let filled = buf.filled().len();
+            if filled == before {
+                self.at_end = true;
+            }
+            self.verdict.has_read.store(true, Ordering::Relaxed);
             let allowed = before + self.follow(&mut buf.filled_mut()[before..]);
             if allowed < filled {
                 self.held_back = Bytes::copy_from_slice(&buf.filled()[allowed..]);
@@ -188,7 +227,29 @@ impl AsyncWrite for Downstream {
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
+    /// Closes our direction. Where the client is in the middle of something, what it still sends is read and dropped for a
+    /// while: closing a socket with unread bytes resets it, and the reset can overtake the answer that explains it (RFC 9112
+    /// section 9.6).
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        let this = &mut *self;
+        if this.linger.is_none() {
+            ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
+            if !this.is_interrupted() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        let linger = this.linger.get_or_insert_with(|| Box::pin(tokio::time::sleep(LINGER)));
+        let mut dropped = [0; 4_096];
+        while linger.as_mut().poll(cx).is_pending() {
+            let mut buf = ReadBuf::new(&mut dropped);
+            ready!(Pin::new(&mut this.stream).poll_read(cx, &mut buf))?;
+            if buf.filled().is_empty() {
+                break;
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 }
+
+/// How long a client that is interrupted is listened to.
+const LINGER: Duration = Duration::from_millis(500);

@@ -52,8 +52,6 @@ pub struct Verdict {
     /// Whether the backend is taken out of rotation: only when it could not be reached, never for what a client could
     /// provoke on a healthy backend.
     pub marks_dead: bool,
-    /// Whether the client's connection is closed after the answer.
-    pub closes: bool,
 }
 
 impl ProxyError {
@@ -68,11 +66,10 @@ impl ProxyError {
 
     /// The table of contract section 4.
     pub fn verdict(&self) -> Verdict {
-        let unavailable =
-            Verdict { status: StatusCode::SERVICE_UNAVAILABLE, body: "", marks_dead: false, closes: false };
+        let unavailable = Verdict { status: StatusCode::SERVICE_UNAVAILABLE, body: "", marks_dead: false };
         let bad_request = Verdict { status: StatusCode::BAD_REQUEST, ..unavailable };
         match self {
-            Self::Malformed(_) => Verdict { closes: true, ..bad_request },
+            Self::Malformed(_) => bad_request,
             Self::NoRoute => Verdict { body: "no such route", ..bad_request },
             Self::AllDead => Verdict { body: "all backends are dead", ..unavailable },
             Self::Resolve(_) | Self::Dial(_) | Self::DialTimeout(_) | Self::Tls(_) => {

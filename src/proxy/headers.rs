@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use http::{
-    HeaderMap, HeaderName, HeaderValue,
+    HeaderMap, HeaderName, HeaderValue, Request, Version,
     header::{self, CONNECTION, HOST, TE, UPGRADE},
 };
 
@@ -69,9 +69,9 @@ pub fn prepare_response(headers: &mut HeaderMap, upgrade: bool) {
     }
 }
 
-/// Whether a request asks to become a WebSocket.
-pub fn wants_websocket(headers: &HeaderMap) -> bool {
-    lists_token(headers, UPGRADE, "websocket")
+/// Whether a request asks to become a WebSocket, which HTTP/1.0 cannot (RFC 9110 section 7.8).
+pub fn wants_websocket<B>(request: &Request<B>) -> bool {
+    request.version() == Version::HTTP_11 && lists_token(request.headers(), UPGRADE, "websocket")
 }
 
 /// X-Forwarded-For as the client sent it, its lines joined; `None` if it sent none.
@@ -240,9 +240,13 @@ mod tests {
 
     #[test]
     fn websocket_is_recognised_in_any_case_and_list() {
-        assert!(wants_websocket(&headers(&[("upgrade", "WebSocket")])));
-        assert!(wants_websocket(&headers(&[("upgrade", "h2c, websocket")])));
-        assert!(!wants_websocket(&headers(&[("upgrade", "h2c")])));
+        let wants = |version, value: &str| {
+            wants_websocket(&Request::builder().version(version).header("upgrade", value).body(()).unwrap())
+        };
+        assert!(wants(Version::HTTP_11, "WebSocket"));
+        assert!(wants(Version::HTTP_11, "h2c, websocket"));
+        assert!(!wants(Version::HTTP_11, "h2c"));
+        assert!(!wants(Version::HTTP_10, "websocket"));
     }
 
     proptest! {

@@ -20,7 +20,7 @@ mod upstream;
 use std::{io, net::TcpListener, rc::Rc, sync::Arc, time::Duration};
 
 use http::HeaderName;
-use hyper::server::conn::http1;
+use hyper::{client, server};
 use tokio::{
     sync::{Semaphore, mpsc},
     task::LocalSet,
@@ -57,7 +57,7 @@ pub struct Config {
     pub max_connections: usize,
     /// The longest request head, in bytes; longer ones are answered 431.
     pub max_header_size: usize,
-    /// The most header lines of a request; more are answered 431.
+    /// The most header lines of a request, where more are answered 431, and of a response.
     pub max_headers: usize,
     /// Whether the certificates of `https` backends are verified.
     pub verify_backends: bool,
@@ -90,7 +90,7 @@ pub struct Shared {
 /// One thread's share of the proxy.
 struct Worker {
     shared: Arc<Shared>,
-    http: http1::Builder,
+    http: server::conn::http1::Builder,
     upstream: Upstream,
     pool: Rc<Pool>,
     /// Connections and tunnels, for the drain to wait for.
@@ -134,14 +134,16 @@ impl Worker {
             idle: metrics.pool_idle.clone(),
         };
         let pool = Pool::new(traffic.clone());
-        let dialer = Dialer::new(shared.config.dial_timeout, shared.backend_tls.clone(), traffic);
-        let mut http = http1::Builder::new();
-        http.title_case_headers(true).header_read_timeout(None).max_header_size(shared.config.max_header_size);
+        let (mut server, mut client) = (server::conn::http1::Builder::new(), client::conn::http1::Builder::new());
+        server.title_case_headers(true).header_read_timeout(None).max_header_size(shared.config.max_header_size);
+        client.title_case_headers(true);
         if shared.config.max_headers != LIBRARY_MAX_HEADERS {
-            http.max_headers(shared.config.max_headers);
+            server.max_headers(shared.config.max_headers);
+            client.max_headers(shared.config.max_headers);
         }
+        let dialer = Dialer::new(shared.config.dial_timeout, client, shared.backend_tls.clone(), traffic);
         let upstream = Upstream::new(dialer, Rc::clone(&pool));
-        Self { shared, http, upstream, pool, tasks: TaskTracker::new(), drain }
+        Self { shared, http: server, upstream, pool, tasks: TaskTracker::new(), drain }
     }
 }
 

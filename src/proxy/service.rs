@@ -22,7 +22,7 @@ use crate::routing::{Choice, DeadMark, Frontend, Host, Tried};
 
 /// Answers a request; there is always an answer.
 pub async fn answer(worker: Rc<Worker>, client: Rc<Client>, mut request: Request<Incoming>) -> Response<ResponseBody> {
-    let upgrade = wants_upgrade(&request).then(|| upgrade::on(&mut request));
+    let upgrade = headers::wants_websocket(&request).then(|| upgrade::on(&mut request));
     let (mut head, body) = request.into_parts();
     let mut exchange = Exchange::begin(&worker.shared, client.deadlines.clone(), client.address, &head);
 
@@ -30,13 +30,13 @@ pub async fn answer(worker: Rc<Worker>, client: Rc<Client>, mut request: Request
         Ok(host) => host,
         Err(reason) => {
             worker.shared.metrics.malformed_requests.inc();
-            return refuse(exchange, &ProxyError::Malformed(reason), &[]);
+            return refuse(exchange, &ProxyError::Malformed(reason), true);
         }
     };
     let frontend = {
         // A malformed name was refused above, so that this parses again.
         let Ok(name) = host.to_str().map_err(drop).and_then(|text| Host::parse(text).map_err(drop)) else {
-            return refuse(exchange, &ProxyError::Malformed("the host is malformed"), &[]);
+            return refuse(exchange, &ProxyError::Malformed("the host is malformed"), true);
         };
         if name.full() == PING_HOST && head.uri.path() == "/" {
             exchange.forget();
@@ -56,18 +56,21 @@ pub async fn answer(worker: Rc<Worker>, client: Rc<Client>, mut request: Request
     exchange.identify(&head.headers);
     let Some(frontend) = frontend else {
         exchange.log_error(&ProxyError::NoRoute);
-        return refuse(exchange, &ProxyError::NoRoute, &[]);
+        return refuse(exchange, &ProxyError::NoRoute, upgrade.is_some());
     };
     exchange.routed(&frontend);
     make_origin_form(&mut head);
 
     let request = Request::from_parts(head, RequestBody::new(body));
     let (choice, outcome) = attempt(&worker, &frontend, &host, request, upgrade.is_some(), &mut exchange).await;
-    let debug_headers = if debug { debug_headers(&frontend, choice.as_ref()) } else { Vec::new() };
-    match outcome {
-        Ok((response, lease)) => respond(&worker, client, response, lease, upgrade, exchange, debug_headers),
-        Err(error) => refuse(exchange, &error, &debug_headers),
+    let mut response = match outcome {
+        Ok((response, lease)) => respond(&worker, client, response, lease, upgrade, exchange),
+        Err(error) => refuse(exchange, &error, upgrade.is_some()),
+    };
+    if debug {
+        add_debug_headers(response.headers_mut(), &frontend, choice.as_ref());
     }
+    response
 }
 
 /// Tries backends until one answers, or there is none left that may be tried. Every failure is logged here, and held
@@ -160,13 +163,11 @@ fn respond(
     lease: Lease,
     upgrade: Option<OnUpgrade>,
     mut exchange: Box<Exchange>,
-    debug_headers: Vec<(http::HeaderName, HeaderValue)>,
 ) -> Response<ResponseBody> {
     exchange.answered(response.status());
     *response.version_mut() = Version::HTTP_11;
     let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     headers::prepare_response(response.headers_mut(), switched);
-    response.headers_mut().extend(debug_headers);
     match upgrade {
         Some(from_client) if switched => {
             if let Some(deadlines) = &client.deadlines {
@@ -183,28 +184,27 @@ fn respond(
         }
         refused => {
             if refused.is_some() {
-                // Bytes that followed this request's head were not looked over.
-                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                close_after(&mut response);
             }
             response.map(|incoming| ResponseBody::from_backend(incoming, lease, exchange))
         }
     }
 }
 
-/// Answers in place of a backend.
-fn refuse(
-    mut exchange: Box<Exchange>,
-    error: &ProxyError,
-    debug_headers: &[(http::HeaderName, HeaderValue)],
-) -> Response<ResponseBody> {
+/// Answers in place of a backend. `unread` says that bytes may follow this request's head which were not looked over.
+fn refuse(mut exchange: Box<Exchange>, error: &ProxyError, unread: bool) -> Response<ResponseBody> {
     let verdict = error.verdict();
     exchange.answered(verdict.status);
     let mut response = ResponseBody::own(verdict.status, verdict.body, Some(exchange));
-    response.headers_mut().extend(debug_headers.iter().cloned());
-    if verdict.closes {
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    if unread {
+        close_after(&mut response);
     }
     response
+}
+
+/// Makes a response the connection's last.
+fn close_after<B>(response: &mut Response<B>) {
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
 }
 
 /// The answer to `Host: __ping__`: whether the table can be trusted to be current.
@@ -213,10 +213,6 @@ fn pong(worker: &Worker) -> Response<ResponseBody> {
         None => ResponseBody::own(StatusCode::OK, "OK", None),
         Some(problem) => ResponseBody::own(StatusCode::INTERNAL_SERVER_ERROR, problem.to_string(), None),
     }
-}
-
-fn wants_upgrade(request: &Request<Incoming>) -> bool {
-    request.version() == Version::HTTP_11 && headers::wants_websocket(request.headers())
 }
 
 /// The host that a request is for, as sent (RFC 9112 sections 3.2 and 3.2.2). A request that two readers could understand
@@ -265,8 +261,7 @@ fn make_origin_form(head: &mut Parts) {
     }
 }
 
-fn debug_headers(frontend: &Frontend, choice: Option<&Choice>) -> Vec<(http::HeaderName, HeaderValue)> {
-    let mut headers = HeaderMap::new();
+fn add_debug_headers(headers: &mut HeaderMap, frontend: &Frontend, choice: Option<&Choice>) {
     let mut add = |name, value: &str| {
         if let Ok(value) = HeaderValue::from_str(value) {
             headers.insert(name, value);
@@ -277,7 +272,6 @@ fn debug_headers(frontend: &Frontend, choice: Option<&Choice>) -> Vec<(http::Hea
         add(X_DEBUG_BACKEND_URL, choice.backend.url());
         add(X_DEBUG_BACKEND_ID, &choice.index.to_string());
     }
-    headers.into_iter().filter_map(|(name, value)| Some((name?, value))).collect()
 }
 
 /// Attempts after the first.

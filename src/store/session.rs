@@ -150,18 +150,14 @@ impl Session {
         Ok(doubt)
     }
 
-    /// One page of the keys that match, beginning at `cursor` ("0" for the first).
-    pub async fn scan(&self, pattern: Pattern, cursor: &str) -> Result<Page, StoreError> {
+    /// One page of the keys that match, beginning at `cursor` ("0" for the first). Redis looks at about `effort` keys for it.
+    pub async fn scan(&self, pattern: Pattern, cursor: &str, effort: u32) -> Result<Page, StoreError> {
         let prefix = match pattern {
             Pattern::Frontends => FRONTEND_PREFIX,
             Pattern::DeadSets => DEAD_PREFIX,
         };
-        let scan = self.commands.client.scan_page::<Value, _, _>(
-            cursor.to_owned(),
-            format!("{prefix}*"),
-            Some(SCAN_COUNT),
-            None,
-        );
+        let scan =
+            self.commands.client.scan_page::<Value, _, _>(cursor.to_owned(), format!("{prefix}*"), Some(effort), None);
         let answer = self.commands.ask(COMMAND_LIMIT, scan).await?;
         let malformed = || self.commands.protocol("SCAN");
         let [cursor, keys] = <[Value; 2]>::try_from(answer.into_array()).map_err(|_| malformed())?;
@@ -326,7 +322,3 @@ const HEARTBEAT_LIMIT: Duration = Duration::from_secs(2);
 
 /// How long one pipeline may take.
 const COMMAND_LIMIT: Duration = Duration::from_secs(10);
-
-/// Keys looked at by one SCAN: large enough to amortise the round trip, small enough (a millisecond or so) not to be
-/// felt by Redis' other clients.
-const SCAN_COUNT: u32 = 1_000;

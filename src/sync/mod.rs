@@ -5,6 +5,7 @@
 //! last snapshot stays in force. The [`Reporter`] carries dead marks the other way, to the write Redis.
 
 mod dirty;
+mod patience;
 mod reconcile;
 mod report;
 mod sweep;
@@ -15,7 +16,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use backon::{BackoffBuilder, ExponentialBuilder};
 use tokio::{
     sync::oneshot,
     time::{self, MissedTickBehavior},
@@ -29,6 +29,7 @@ use crate::{
 };
 
 use dirty::Dirty;
+use patience::Patience;
 pub use reconcile::{Applied, Malformed, Table};
 pub use report::{MARK_QUEUE, Reporter};
 use sweep::Sweep;
@@ -86,13 +87,13 @@ impl Syncer {
     /// # Errors
     /// Only before the first load, and only when waiting cannot help: a wrong password or database.
     pub async fn run(mut self) -> Result<(), StoreError> {
-        let mut delays = backoff();
+        let mut patience = Patience::new(LONGEST_PAUSE);
         loop {
             let ended = match Session::open(&self.config.server).await {
                 Ok(mut session) => {
                     let ended = self.follow(&mut session).await;
                     if self.metrics.connected.get() == 1 {
-                        delays = backoff();
+                        patience.renew();
                     }
                     ended
                 }
@@ -105,14 +106,16 @@ impl Syncer {
                 }
                 Ended::Failed(error) if error.is_misconfiguration() && self.loaded.is_some() => return Err(error),
                 Ended::Failed(error) => {
-                    self.health.impaired(error.to_string());
-                    let delay = delays.next().unwrap_or(LONGEST_DELAY);
-                    if self.loaded.is_some() {
-                        warn!("waiting for Redis: {error}");
+                    let problem = error.to_string();
+                    if !patience.is_news(&problem) {
+                        // Said already.
+                    } else if self.loaded.is_some() {
+                        warn!("waiting for Redis: {problem}");
                     } else {
-                        warn!(frontends = self.metrics.frontends.get(), "{error}; keeping the last routing table");
+                        warn!(frontends = self.metrics.frontends.get(), "{problem}; keeping the last routing table");
                     }
-                    time::sleep(delay).await;
+                    self.health.impaired(problem);
+                    time::sleep(patience.pause()).await;
                 }
             }
         }
@@ -152,7 +155,7 @@ impl Syncer {
                 }
                 () = time::sleep_until(sweep_at) => {
                     let began = Instant::now();
-                    let current = sweep.get_or_insert_default();
+                    let current = sweep.get_or_insert_with(Sweep::at_leisure);
                     if self.sweep(session, current, &mut dirty).await? {
                         sweep = None;
                         sweep_at = time::Instant::now() + self.sweep_interval(session);
@@ -168,7 +171,7 @@ impl Syncer {
     /// Loads everything, collecting what changes meanwhile, and publishes it as one snapshot.
     async fn load(&mut self, session: &mut Session, dirty: &mut Dirty) -> Result<(), Ended> {
         let began = Instant::now();
-        let mut sweep = Sweep::default();
+        let mut sweep = Sweep::in_haste();
         while let Some(records) = sweep.step(session, &self.table).await? {
             for record in &records {
                 self.apply(record);
@@ -281,15 +284,6 @@ fn is_polling(session: &Session) -> bool {
     matches!(session.vitals().notifications, Notifications::Off(_))
 }
 
-fn backoff() -> backon::ExponentialBackoff {
-    ExponentialBuilder::default()
-        .with_jitter()
-        .with_min_delay(Duration::from_millis(25))
-        .with_max_delay(LONGEST_DELAY)
-        .without_max_times()
-        .build()
-}
-
 /// How often the session is examined. Silent changes are noticed within this and the time of one load.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
@@ -300,4 +294,4 @@ const POLL: Duration = Duration::from_secs(1);
 const SWEEP_REST: u32 = 4;
 
 /// The longest pause between attempts to reach Redis, jitter aside.
-const LONGEST_DELAY: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);

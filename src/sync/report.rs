@@ -6,7 +6,6 @@ use std::{
     time::Duration,
 };
 
-use backon::{BackoffBuilder, ExponentialBuilder};
 use tokio::{sync::mpsc, time};
 use tracing::{info, warn};
 
@@ -15,6 +14,8 @@ use crate::{
     store::{DeadNotice, Server, StoreError, WriteSession},
     telemetry::Metrics,
 };
+
+use super::patience::Patience;
 
 /// The task that records dead marks on the master. While the master is away it keeps the newest mark of each backend, and
 /// forgets those that have run out.
@@ -44,13 +45,13 @@ impl Reporter {
     /// # Errors
     /// Only before the first connection, and only when waiting cannot help: a wrong password or database.
     pub async fn run(mut self) -> Result<(), StoreError> {
-        let mut delays = backoff();
+        let mut patience = Patience::new(LONGEST_PAUSE);
         let mut was_connected = false;
         loop {
             let error = match WriteSession::open(&self.server).await {
                 Ok(mut session) => {
                     info!(server = %self.server, "dead backends are recorded on the write Redis");
-                    delays = backoff();
+                    patience.renew();
                     was_connected = true;
                     match self.serve(&mut session).await {
                         Ok(()) => return Ok(()),
@@ -60,8 +61,11 @@ impl Reporter {
                 Err(error) if error.is_misconfiguration() && !was_connected => return Err(error),
                 Err(error) => error,
             };
-            warn!(pending = self.pending.len(), "dead backends cannot be recorded: {error}");
-            let until = time::Instant::now() + delays.next().unwrap_or(LONGEST_DELAY);
+            let problem = error.to_string();
+            if patience.is_news(&problem) {
+                warn!(pending = self.pending.len(), "dead backends cannot be recorded: {problem}");
+            }
+            let until = time::Instant::now() + patience.pause();
             if !self.keep_until(until).await {
                 return Ok(());
             }
@@ -150,17 +154,8 @@ impl Reporter {
     }
 }
 
-fn backoff() -> backon::ExponentialBackoff {
-    ExponentialBuilder::default()
-        .with_jitter()
-        .with_min_delay(Duration::from_millis(25))
-        .with_max_delay(LONGEST_DELAY)
-        .without_max_times()
-        .build()
-}
-
 /// Marks that may wait, both in the channel from the proxy and, by backend, for the master.
 pub const MARK_QUEUE: usize = 10_000;
 
 /// The longest pause between attempts to reach the master, jitter aside.
-const LONGEST_DELAY: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);

@@ -14,6 +14,7 @@ use super::Table;
 /// before.
 pub struct Sweep {
     stage: Stage,
+    page: usize,
     /// Hashes of the hosts met, because a million names would weigh more than the table's own pages.
     lists_met: HashSet<u64>,
     sets_met: HashSet<u64>,
@@ -26,26 +27,36 @@ enum Stage {
     Unmentioned(Vec<String>),
 }
 
-impl Default for Sweep {
-    fn default() -> Self {
+impl Sweep {
+    /// A walk in large steps, for when nothing can be served before its end.
+    pub fn in_haste() -> Self {
+        Self::new(1_000)
+    }
+
+    /// A walk in steps of a millisecond or so, between which edits are followed.
+    pub fn at_leisure() -> Self {
+        Self::new(100)
+    }
+
+    fn new(page: usize) -> Self {
         Self {
+            page,
             stage: Stage::Lists(FIRST.to_owned()),
             lists_met: HashSet::new(),
             sets_met: HashSet::new(),
             hasher: RandomState::new(),
         }
     }
-}
 
-impl Sweep {
     /// Reads the next page; `None` after the last.
     ///
     /// # Errors
     /// When the session is lost; the sweep is then void.
     pub async fn step(&mut self, session: &Session, table: &Table) -> Result<Option<Vec<Record>>, StoreError> {
+        let effort = u32::try_from(self.page).unwrap_or(u32::MAX);
         match &mut self.stage {
             Stage::Lists(cursor) => {
-                let page = session.scan(Pattern::Frontends, cursor).await?;
+                let page = session.scan(Pattern::Frontends, cursor, effort).await?;
                 let lists = session.lists(&page.hosts).await?;
                 self.lists_met.extend(page.hosts.iter().map(|host| self.hasher.hash_one(host)));
                 self.stage = match page.next {
@@ -56,7 +67,7 @@ impl Sweep {
                 Ok(Some(records.map(|(host, list)| Record { host, list: Some(list), dead: None }).collect()))
             }
             Stage::DeadSets(cursor) => {
-                let page = session.scan(Pattern::DeadSets, cursor).await?;
+                let page = session.scan(Pattern::DeadSets, cursor, effort).await?;
                 let sets = session.dead_sets(&page.hosts).await?;
                 self.sets_met.extend(page.hosts.iter().map(|host| self.hasher.hash_one(host)));
                 self.stage = match page.next {
@@ -68,7 +79,7 @@ impl Sweep {
             }
             Stage::Unmentioned(hosts) if hosts.is_empty() => Ok(None),
             Stage::Unmentioned(hosts) => {
-                let rest = hosts.split_off(hosts.len().min(PAGE));
+                let rest = hosts.split_off(hosts.len().min(self.page));
                 let page = std::mem::replace(hosts, rest);
                 session.read(page).await.map(Some)
             }
@@ -85,6 +96,3 @@ impl Sweep {
 
 /// The cursor that begins a scan.
 const FIRST: &str = "0";
-
-/// Hosts read in one step once the scans are over.
-const PAGE: usize = 1_000;

@@ -33,6 +33,7 @@ use crate::{
 #[derive(Clone)]
 pub struct Dialer {
     timeout: Option<Duration>,
+    http: http1::Builder,
     tls: BackendTls,
     traffic: Traffic,
 }
@@ -44,8 +45,8 @@ pub struct BackendTls(TlsConnector);
 impl Dialer {
     /// `timeout` covers the look-up of the name, the connection and the TLS handshake together; `None` means no limit but
     /// the system's.
-    pub fn new(timeout: Option<Duration>, tls: BackendTls, traffic: Traffic) -> Self {
-        Self { timeout, tls, traffic }
+    pub fn new(timeout: Option<Duration>, http: http1::Builder, tls: BackendTls, traffic: Traffic) -> Self {
+        Self { timeout, http, tls, traffic }
     }
 
     /// Connects to a backend and readies the connection for requests.
@@ -58,11 +59,7 @@ impl Dialer {
                 .map_err(|_| ProxyError::DialTimeout(timeout))??,
         };
         let received: Arc<AtomicU64> = io.received();
-        let (sender, connection) = http1::Builder::new()
-            .title_case_headers(true)
-            .handshake(TokioIo::new(io))
-            .await
-            .map_err(ProxyError::Broken)?;
+        let (sender, connection) = self.http.handshake(TokioIo::new(io)).await.map_err(ProxyError::Broken)?;
         // The connection's task needs no tracking: it ends when its sender is dropped, by the pool or by the request that
         // holds it, and with the worker at the latest.
         tokio::task::spawn_local(async move {
