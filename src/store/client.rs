@@ -56,8 +56,9 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Connects, authenticates and selects the database.
-    pub async fn open(server: &Server) -> Result<Self, StoreError> {
+    /// Connects, authenticates and selects the database. `messages` may wait for their receiver before the oldest are lost;
+    /// the library sets aside memory for all of them.
+    pub async fn open(server: &Server, messages: usize) -> Result<Self, StoreError> {
         let config = Config {
             server: match &server.address {
                 Address::Tcp(host, port) => ServerConfig::new_centralized(host.as_str(), *port),
@@ -75,7 +76,7 @@ impl Connection {
                 connection.max_command_attempts = 1;
                 connection.tcp.nodelay = Some(true);
             })
-            .with_performance_config(|performance| performance.broadcast_channel_capacity = SUBSCRIPTION_CAPACITY)
+            .with_performance_config(|performance| performance.broadcast_channel_capacity = messages)
             .build()
             .map_err(|error| StoreError::from_fred(server, error))?;
         // The deadline here only guards against the library's own deadlines failing to cover a step.
@@ -129,6 +130,5 @@ impl Drop for Connection {
 /// How long connecting, and each command of logging in, may take.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 
-/// Messages that a subscription may hold before the oldest are lost and the session with them. The library's default of
-/// 32 loses nearly all of any burst.
-const SUBSCRIPTION_CAPACITY: usize = 65_536;
+/// Enough messages for a connection that subscribes to nothing: the library announces its own connecting and failing.
+pub(super) const NO_SUBSCRIPTION: usize = 16;

@@ -18,7 +18,7 @@ use tokio::sync::broadcast::{
 
 use super::{
     Doubt, Server, StoreError, Vitals,
-    client::Connection,
+    client::{Connection, NO_SUBSCRIPTION},
     schema::{self, DEAD_CHANNEL, DEAD_PREFIX, DeadNotice, DeadSet, FRONTEND_PREFIX, List, Record},
 };
 
@@ -67,7 +67,7 @@ pub struct Page {
 impl Session {
     /// Connects, checks that the server has data to give, subscribes, and waits until the subscriptions are in force.
     pub async fn open(server: &Server) -> Result<Self, StoreError> {
-        let commands = Connection::open(server).await?;
+        let commands = Connection::open(server, NO_SUBSCRIPTION).await?;
         let vitals = examine(&commands).await?;
         if vitals.stale().is_some() && (vitals.keys == 0 || vitals.role_is_copying()) {
             return Err(StoreError::NotReady {
@@ -75,7 +75,7 @@ impl Session {
                 reason: "it is a replica that has not received its master's data yet",
             });
         }
-        let subscriber = Connection::open(server).await?;
+        let subscriber = Connection::open(server, SUBSCRIPTION).await?;
         let keys = subscriber.client.keyspace_event_rx();
         let messages = subscriber.client.message_rx();
         let patterns =
@@ -322,3 +322,7 @@ const HEARTBEAT_LIMIT: Duration = Duration::from_secs(2);
 
 /// How long one pipeline may take.
 const COMMAND_LIMIT: Duration = Duration::from_secs(10);
+
+/// Messages that may wait to be collected; with more, the session is lost. The library's default of 32 loses nearly all of
+/// any burst.
+const SUBSCRIPTION: usize = 65_536;

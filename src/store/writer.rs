@@ -9,7 +9,7 @@ use fred::{
 
 use super::{
     Role, Server, StoreError, Vitals,
-    client::Connection,
+    client::{Connection, NO_SUBSCRIPTION},
     schema::{DEAD_CHANNEL, DEAD_PREFIX, DeadNotice},
 };
 
@@ -21,7 +21,7 @@ pub struct WriteSession {
 impl WriteSession {
     /// Connects and checks that the server is a master, where its access list lets us ask.
     pub async fn open(server: &Server) -> Result<Self, StoreError> {
-        let connection = Connection::open(server).await?;
+        let connection = Connection::open(server, NO_SUBSCRIPTION).await?;
         let replication =
             connection.ask(WRITE_LIMIT, connection.client.info::<String>(Some(InfoKind::Replication))).await;
         match replication {
