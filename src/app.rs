@@ -87,7 +87,8 @@ async fn supervise(mut config: Config, telemetry: &Telemetry, started: impl FnOn
         biased;
         () = drain.begun() => return Ok(()),
         ended = first_end(&mut essential, &mut reporter) => return ended,
-        loaded = table_loaded => loaded.context("the routing table's task ended before it was loaded")?,
+        // Without a message the syncer has ended, and why is about to be known above.
+        Ok(()) = table_loaded => {}
     }
 
     config.proxy.max_connections = connection_limit(config.proxy.max_connections)?;

@@ -14,6 +14,7 @@ use std::{
 
 use anyhow::Context;
 use clap::Parser;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
     app::{self, Started},
@@ -29,6 +30,7 @@ pub use redis::PrivateRedis;
 /// # Errors
 /// When `redis-server` is missing or anything does not start.
 pub fn run() -> anyhow::Result<()> {
+    let mut interrupts = Interrupts::note()?;
     let master = PrivateRedis::start(&[])?;
     let master_port = master.port().to_string();
     let replica = PrivateRedis::start(&["--replicaof", "127.0.0.1", &master_port, "--notify-keyspace-events", "KA"])?;
@@ -52,6 +54,9 @@ pub fn run() -> anyhow::Result<()> {
     ])?
     .into_config();
     let telemetry = Telemetry::init()?;
+    if interrupts.came() {
+        return Ok(());
+    }
     thread::scope(|scope| {
         app::run(config, &telemetry, |started| {
             let master = &master;
@@ -66,6 +71,36 @@ pub fn run() -> anyhow::Result<()> {
     })?;
     println!("Everything has been stopped.");
     Ok(())
+}
+
+/// Requests to stop that come before the proxy heeds them itself. Left to the system, they would end this process and leave
+/// its Redis servers behind.
+struct Interrupts {
+    runtime: tokio::runtime::Runtime,
+    signals: [Signal; 2],
+}
+
+impl Interrupts {
+    fn note() -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let signals = {
+            let _entered = runtime.enter();
+            [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?]
+        };
+        Ok(Self { runtime, signals })
+    }
+
+    fn came(&mut self) -> bool {
+        let [interrupt, terminate] = &mut self.signals;
+        self.runtime.block_on(async {
+            tokio::select! {
+                _ = interrupt.recv() => true,
+                _ = terminate.recv() => true,
+                // Signals arrive while the runtime has nothing to do.
+                () = tokio::time::sleep(Duration::from_millis(1)) => false,
+            }
+        })
+    }
 }
 
 /// The demonstration proper.

@@ -20,7 +20,7 @@ use tokio::{
 
 use super::{
     deadlines::Deadlines,
-    framing::{ChunkScanner, HeadScanner},
+    framing::{ChunkScanner, HeadScanner, POISON},
 };
 
 /// A client's connection whose request heads are looked over before the HTTP library sees them.
@@ -39,6 +39,8 @@ pub struct Downstream {
 
 enum State {
     Head(HeadScanner),
+    /// A head was poisoned. Its end is delivered next, because the library looks at a head in pieces only when it has ended.
+    Refused,
     /// A head was delivered; what follows depends on what the HTTP library made of it.
     Undecided,
     Length(u64),
@@ -125,7 +127,7 @@ impl Downstream {
         match &self.state {
             State::Head(scanner) => scanner.has_begun() || !self.held_back.is_empty(),
             State::Opaque => false,
-            State::Undecided | State::Length(_) | State::Chunked(_) => true,
+            State::Refused | State::Undecided | State::Length(_) | State::Chunked(_) => true,
         }
     }
 
@@ -156,10 +158,13 @@ impl Downstream {
                 {
                     deadlines.head_began();
                 }
-                if end.is_some() {
+                let length = end.unwrap_or(bytes.len());
+                if memchr::memchr(POISON, &bytes[..length]).is_some() {
+                    self.state = State::Refused;
+                } else if end.is_some() {
                     self.state = State::Undecided;
                 }
-                return end.unwrap_or(bytes.len());
+                return length;
             }
             State::Length(left) => {
                 let taken = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len());
@@ -167,7 +172,7 @@ impl Downstream {
                 (*left == 0).then_some(taken)
             }
             State::Chunked(scanner) => scanner.scan(bytes),
-            State::Undecided | State::Opaque => None,
+            State::Refused | State::Undecided | State::Opaque => None,
         };
         if end.is_some() {
             self.state = State::Head(HeadScanner::default());
@@ -182,6 +187,7 @@ impl Downstream {
 impl AsyncRead for Downstream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         self.heed_verdict()?;
+        let was_refused = matches!(self.state, State::Refused);
         let before = buf.filled().len();
         if self.held_back.is_empty() {
             ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
@@ -201,6 +207,9 @@ impl AsyncRead for Downstream {
             let allowed = self.follow(&mut buf.filled_mut()[before..]);
             buf.set_filled(before + allowed);
             self.held_back.advance(allowed);
+        }
+        if !was_refused && matches!(self.state, State::Refused) {
+            self.held_back = Bytes::from_static(b"\r\n\r\n");
         }
         Poll::Ready(Ok(()))
     }

@@ -2,7 +2,7 @@
 //!
 //! The HTTP library reads leniently: it takes a bare LF for a line end, and drops Content-Length where Transfer-Encoding
 //! stands beside it. A proxy in front of other readers must not (RFC 9112 sections 2.2 and 6.1), so every head is looked
-//! over here first. What is illegal is not answered here: the offending bytes are overwritten with NUL, which no HTTP parser
+//! over here first. So is a fragment, which has no place in a target, and which the library drops. What is illegal is not answered here: the offending bytes are overwritten with NUL, which no HTTP parser
 //! accepts, so that the library itself answers 400 and closes. The same walk tells when a head begins and a body ends, which
 //! is what the client timeouts are measured by.
 
@@ -33,6 +33,7 @@ impl HeadScanner {
         let mut position = 0;
         while let Some(offset) = memchr::memchr(b'\n', &bytes[position..]) {
             let feed = position + offset;
+            self.poison_fragment(&mut bytes[position..feed]);
             self.extend(&bytes[position..feed]);
             position = feed + 1;
             if !self.after_cr {
@@ -55,8 +56,17 @@ impl HeadScanner {
             self.length = 0;
             self.after_cr = false;
         }
+        self.poison_fragment(&mut bytes[position..]);
         self.extend(&bytes[position..]);
         None
+    }
+
+    fn poison_fragment(&self, part: &mut [u8]) {
+        if !self.begun
+            && let Some(fragment) = memchr::memchr(b'#', part)
+        {
+            part[fragment] = POISON;
+        }
     }
 
     fn extend(&mut self, part: &[u8]) {
@@ -140,7 +150,7 @@ impl ChunkScanner {
 }
 
 /// A byte that no HTTP parser accepts in a head.
-const POISON: u8 = 0;
+pub const POISON: u8 = 0;
 
 /// The length of `transfer-encoding:`.
 const LONGEST_NAME: usize = 18;
@@ -215,6 +225,16 @@ mod tests {
         }
         let (seen, _) = head(b"POST / HTTP/1.1\r\nX-Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n", 7);
         assert!(!seen.contains(&POISON));
+    }
+
+    #[test]
+    fn a_fragment_is_poisoned_in_any_pieces() {
+        let text = b"GET /a#b HTTP/1.1\r\nHost: a\r\nReferer: /a#b\r\n\r\n";
+        for step in 1..=text.len() {
+            let (seen, found) = head(text, step);
+            assert_eq!(found, Some(text.len()), "in pieces of {step}");
+            assert_eq!(memchr::memchr_iter(POISON, &seen).count(), 1, "in pieces of {step}");
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Request, Version,
-    header::{self, CONNECTION, HOST, TE, UPGRADE},
+    header::{self, CONNECTION, CONTENT_LENGTH, HOST, TE, TRANSFER_ENCODING, UPGRADE},
 };
 
 /// A request's headers before any backend is chosen.
@@ -62,6 +62,10 @@ pub fn address_request(headers: &mut HeaderMap, original: &HeaderValue, name: Op
 
 /// Removes what a backend said about its own connection; `upgrade` keeps what completes a WebSocket handshake.
 pub fn prepare_response(headers: &mut HeaderMap, upgrade: bool) {
+    // An encoding overrides a length (RFC 9112 section 6.3), which would otherwise outlive it.
+    if headers.contains_key(TRANSFER_ENCODING) {
+        headers.remove(CONTENT_LENGTH);
+    }
     remove_hop_by_hop(headers);
     if upgrade {
         headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
@@ -135,7 +139,7 @@ const HOP_BY_HOP: [HeaderName; 8] = [
     header::PROXY_AUTHENTICATE,
     header::PROXY_AUTHORIZATION,
     TE,
-    header::TRANSFER_ENCODING,
+    TRANSFER_ENCODING,
     UPGRADE,
 ];
 

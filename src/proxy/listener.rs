@@ -16,8 +16,8 @@ use super::{Worker, connection};
 
 /// One address, bound by as many sockets as there are workers. The kernel spreads connections over them.
 ///
-/// Bound, but not yet listening: clients are refused until [`Listeners::listen`], while a second process already learns
-/// that the port is taken.
+/// Bound, but not yet listening: clients are refused until [`Listeners::listen`]. Of several processes of ours that share a
+/// port up to there, the first that listens has it.
 pub struct Listeners {
     sockets: Vec<Socket>,
     address: SocketAddr,
@@ -37,14 +37,9 @@ impl Listeners {
             bound => bound?,
         };
         let address = first.local_addr()?.as_socket().ok_or(io::ErrorKind::Unsupported)?;
-        // Only after the first is bound, so that another process of ours on this port is an error and not a partner.
-        first.set_reuse_port(true)?;
         let mut sockets = vec![first];
         for _ in 1..count {
-            let socket = new_socket(address)?;
-            socket.set_reuse_port(true)?;
-            socket.bind(&address.into())?;
-            sockets.push(socket);
+            sockets.push(bind(address)?);
         }
         Ok(Self { sockets, address })
     }
@@ -61,8 +56,12 @@ impl Listeners {
     pub fn listen(self) -> io::Result<Vec<StdListener>> {
         self.sockets
             .into_iter()
-            .map(|socket| {
+            .enumerate()
+            .map(|(number, socket)| {
+                // The first must listen alone, so that another process of ours on this port is an error and not a partner.
+                socket.set_reuse_port(number > 0)?;
                 socket.listen(BACKLOG)?;
+                socket.set_reuse_port(true)?;
                 socket.set_nonblocking(true)?;
                 Ok(socket.into())
             })

@@ -26,7 +26,7 @@ pub async fn answer(worker: Rc<Worker>, client: Rc<Client>, mut request: Request
     let (mut head, body) = request.into_parts();
     let mut exchange = Exchange::begin(&worker.shared, client.deadlines.clone(), client.address, &head);
 
-    let host = match requested_host(&head) {
+    let host = match check_coding(&head.headers).and_then(|()| requested_host(&head)) {
         Ok(host) => host,
         Err(reason) => {
             worker.shared.metrics.malformed_requests.inc();
@@ -212,6 +212,16 @@ fn pong(worker: &Worker) -> Response<ResponseBody> {
     match worker.shared.health.problem() {
         None => ResponseBody::own(StatusCode::OK, "OK", None),
         Some(problem) => ResponseBody::own(StatusCode::INTERNAL_SERVER_ERROR, problem.to_string(), None),
+    }
+}
+
+/// Refuses a body that is encoded in any way but chunked: the encoding's name ends here, while the body goes on in it.
+fn check_coding(headers: &HeaderMap) -> Result<(), &'static str> {
+    let mut lines = headers.get_all(header::TRANSFER_ENCODING).iter();
+    match (lines.next(), lines.next()) {
+        (None, _) => Ok(()),
+        (Some(only), None) if only.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
+        _ => Err("the body's transfer coding is not just chunked"),
     }
 }
 

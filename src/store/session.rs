@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fred::{
-    clients::Pipeline,
+    clients::{Client, Pipeline},
     interfaces::{
         ClientLike, ConfigInterface, EventInterface, KeysInterface, ListInterface, PubsubInterface, ServerInterface,
         SetsInterface,
     },
-    types::{InfoKind, KeyspaceEvent, Message, Value},
+    types::{CustomCommand, InfoKind, KeyspaceEvent, Message, Value},
 };
 use tokio::sync::broadcast::{
     Receiver,
@@ -172,35 +172,14 @@ impl Session {
 
     /// Reads the lists of these hosts, in their order.
     pub async fn lists(&self, hosts: &[String]) -> Result<Vec<List>, StoreError> {
-        let pipeline = self.commands.client.pipeline();
-        self.queue(async {
-            for host in hosts {
-                pipeline.lrange::<(), _>(format!("{FRONTEND_PREFIX}{host}"), 0, -1).await?;
-            }
-            Ok(())
-        })
-        .await?;
-        let answers = self.answers(&pipeline, hosts.len()).await?;
-        answers.into_iter().map(|answer| self.list(answer)).collect()
+        let answers = self.values(Subject::Lists, hosts).await?;
+        Ok(answers.into_iter().map(|answer| answer.map_or(List::WrongType, list_of)).collect())
     }
 
     /// Reads the dead sets of these hosts, in their order.
     pub async fn dead_sets(&self, hosts: &[String]) -> Result<Vec<DeadSet>, StoreError> {
-        let pipeline = self.commands.client.pipeline();
-        self.queue(async {
-            for host in hosts {
-                pipeline.smembers::<(), _>(format!("{DEAD_PREFIX}{host}")).await?;
-                pipeline.pttl::<(), _>(format!("{DEAD_PREFIX}{host}")).await?;
-            }
-            Ok(())
-        })
-        .await?;
-        let mut answers = self.answers(&pipeline, hosts.len() * 2).await?.into_iter();
-        let mut sets = Vec::with_capacity(hosts.len());
-        while let (Some(members), Some(pttl)) = (answers.next(), answers.next()) {
-            sets.push(self.dead_set(members, pttl)?);
-        }
-        Ok(sets)
+        let answers = self.values(Subject::DeadSets, hosts).await?;
+        answers.into_iter().map(|answer| self.dead_set(answer)).collect()
     }
 
     /// Reads everything about these hosts, in one round trip.
@@ -210,18 +189,78 @@ impl Session {
         Ok(records.map(|((host, list), dead)| Record { host, list: Some(list), dead: Some(dead) }).collect())
     }
 
-    async fn queue(&self, commands: impl Future<Output = Result<(), fred::error::Error>>) -> Result<(), StoreError> {
-        commands.await.map_err(|error| StoreError::from_fred(&self.commands.server, error))
+    /// The answers for each host; `None` where its key is of another type. The library gives one such key's error for
+    /// the whole of a transaction, so that then each host gets a transaction of its own.
+    async fn values(&self, subject: Subject, hosts: &[String]) -> Result<Vec<Option<Answers>>, StoreError> {
+        if hosts.is_empty() {
+            return Ok(Vec::new());
+        }
+        let together = self.transactions(subject, hosts, hosts.len()).await?;
+        match together.into_iter().next().flatten() {
+            Some(answers) => {
+                let mut answers = answers.into_iter();
+                let per_host = |_| answers.by_ref().take(subject.commands()).collect();
+                Ok(hosts.iter().map(per_host).map(Some).collect())
+            }
+            None => self.transactions(subject, hosts, 1).await,
+        }
+    }
+
+    /// Reads in transactions of `size` hosts each, all in one pipeline; `None` for one that met a key of another type.
+    ///
+    /// Not for the sake of atomicity: the library takes any array that begins with "message", "subscribe" or the like for
+    /// a message, even in answer to a command, which then waits in vain. Nested in EXEC's answer it escapes that.
+    async fn transactions(
+        &self,
+        subject: Subject,
+        hosts: &[String],
+        size: usize,
+    ) -> Result<Vec<Option<Answers>>, StoreError> {
+        let pipeline = self.commands.client.pipeline();
+        let queued = async {
+            for hosts in hosts.chunks(size) {
+                pipeline.custom::<(), Value>(command("MULTI"), Vec::new()).await?;
+                for host in hosts {
+                    subject.queue(&pipeline, host).await?;
+                }
+                pipeline.custom::<(), Value>(command("EXEC"), Vec::new()).await?;
+            }
+            Ok(())
+        };
+        queued.await.map_err(|error| StoreError::from_fred(&self.commands.server, error))?;
+        let sizes = hosts.chunks(size).map(|hosts| hosts.len() * subject.commands());
+        let mut replies = self.answers(&pipeline, sizes.clone().map(|commands| commands + 2).sum()).await?.into_iter();
+        sizes.map(|commands| self.outcome(replies.by_ref().take(commands + 2), commands)).collect()
+    }
+
+    /// What a transaction of so many commands came to.
+    fn outcome(
+        &self,
+        replies: impl Iterator<Item = Result<Value, fred::error::Error>>,
+        commands: usize,
+    ) -> Result<Option<Answers>, StoreError> {
+        // If EXEC is refused, then for an error that came before it.
+        let mut first_error = None;
+        let mut last = Value::Null;
+        for reply in replies {
+            match reply {
+                Ok(value) => last = value,
+                Err(error) => first_error = first_error.or(Some(error)),
+            }
+        }
+        match (first_error, last) {
+            (Some(error), _) if error.details().starts_with("WRONGTYPE") => Ok(None),
+            (Some(error), _) => Err(StoreError::from_fred(&self.commands.server, error)),
+            (None, Value::Array(answers)) if answers.len() == commands => Ok(Some(answers)),
+            (None, _) => Err(self.commands.protocol("EXEC")),
+        }
     }
 
     async fn answers(
         &self,
-        pipeline: &Pipeline<fred::clients::Client>,
+        pipeline: &Pipeline<Client>,
         expected: usize,
     ) -> Result<Vec<Result<Value, fred::error::Error>>, StoreError> {
-        if expected == 0 {
-            return Ok(Vec::new());
-        }
         let answers = tokio::time::timeout(COMMAND_LIMIT, pipeline.try_all::<Value>())
             .await
             .map_err(|_| self.commands.silent(COMMAND_LIMIT))?;
@@ -235,27 +274,12 @@ impl Session {
         }
     }
 
-    fn list(&self, answer: Result<Value, fred::error::Error>) -> Result<List, StoreError> {
-        match answer {
-            Ok(value) => Ok(List::Elements(bytes_of(value))),
-            Err(error) if error.details().starts_with("WRONGTYPE") => Ok(List::WrongType),
-            Err(error) => Err(StoreError::from_fred(&self.commands.server, error)),
-        }
-    }
-
-    fn dead_set(
-        &self,
-        members: Result<Value, fred::error::Error>,
-        pttl: Result<Value, fred::error::Error>,
-    ) -> Result<DeadSet, StoreError> {
-        let refused = |error| StoreError::from_fred(&self.commands.server, error);
-        let members = match members {
-            Ok(value) => bytes_of(value),
-            // Leases of the active health check are strings; anything else here is junk. Neither marks a backend.
-            Err(error) if error.details().starts_with("WRONGTYPE") => Vec::new(),
-            Err(error) => return Err(refused(error)),
-        };
-        let pttl = pttl.map_err(refused)?.as_i64().ok_or_else(|| self.commands.protocol("PTTL"))?;
+    fn dead_set(&self, answers: Option<Answers>) -> Result<DeadSet, StoreError> {
+        // Leases of the active health check are strings; anything else here is junk. Neither marks a backend.
+        let Some(answers) = answers else { return Ok(DeadSet::default()) };
+        let mut answers = answers.into_iter();
+        let members = answers.next().map(bytes_of).unwrap_or_default();
+        let pttl = answers.next().and_then(|pttl| pttl.as_i64()).ok_or_else(|| self.commands.protocol("PTTL"))?;
         Ok(DeadSet::from_members(&members, pttl))
     }
 
@@ -266,6 +290,45 @@ impl Session {
         };
         StoreError::Overrun { server: self.subscriber.server.to_string(), missed }
     }
+}
+
+/// What to read of each host.
+#[derive(Clone, Copy)]
+enum Subject {
+    Lists,
+    DeadSets,
+}
+
+/// The answers to one host's commands, or to a whole transaction's.
+type Answers = Vec<Value>;
+
+impl Subject {
+    /// How many commands a host takes.
+    fn commands(self) -> usize {
+        match self {
+            Self::Lists => 1,
+            Self::DeadSets => 2,
+        }
+    }
+
+    async fn queue(self, pipeline: &Pipeline<Client>, host: &str) -> Result<(), fred::error::Error> {
+        match self {
+            Self::Lists => pipeline.lrange(format!("{FRONTEND_PREFIX}{host}"), 0, -1).await,
+            Self::DeadSets => {
+                let key = format!("{DEAD_PREFIX}{host}");
+                pipeline.smembers::<(), _>(key.as_str()).await?;
+                pipeline.pttl(key).await
+            }
+        }
+    }
+}
+
+fn command(name: &'static str) -> CustomCommand {
+    CustomCommand::new_static(name, None, false)
+}
+
+fn list_of(answers: Answers) -> List {
+    List::Elements(answers.into_iter().next().map(bytes_of).unwrap_or_default())
 }
 
 impl Vitals {

@@ -12,14 +12,25 @@ pub struct Vitals {
     pub role: Role,
     /// The id of the data's history (`master_replid`); empty before Redis 4.
     pub replication_id: String,
-    /// How many bytes of that history the server remembers (`repl_backlog_histlen`), and how many it may.
-    pub backlog: (u64, u64),
+    /// What the server remembers of that history.
+    pub backlog: Backlog,
     /// How often FLUSHDB, FLUSHALL and SWAPDB have run; `None` where INFO commandstats is not available.
     pub wipes: Option<u64>,
     /// Keys in the database (DBSIZE).
     pub keys: u64,
     /// What CONFIG GET says of keyspace notifications.
     pub notifications: Notifications,
+}
+
+/// The replication backlog, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backlog {
+    /// The offset of its first byte (`repl_backlog_first_byte_offset`).
+    pub start: u64,
+    /// How long it is (`repl_backlog_histlen`).
+    pub length: u64,
+    /// How long it may be (`repl_backlog_size`).
+    pub size: u64,
 }
 
 /// A server's place in replication.
@@ -88,7 +99,11 @@ impl Vitals {
         Self {
             role,
             replication_id: field(replication, "master_replid").unwrap_or_default().to_owned(),
-            backlog: (number("repl_backlog_histlen"), number("repl_backlog_size")),
+            backlog: Backlog {
+                start: number("repl_backlog_first_byte_offset"),
+                length: number("repl_backlog_histlen"),
+                size: number("repl_backlog_size"),
+            },
             wipes: commands.map(|stats| {
                 ["cmdstat_flushdb", "cmdstat_flushall", "cmdstat_swapdb"].iter().map(|name| calls(stats, name)).sum()
             }),
@@ -118,9 +133,9 @@ impl Vitals {
         match (before.role, self.role) {
             (Role::Replica { link_up: false, .. }, Role::Replica { link_up: true, .. }) => Some(Doubt::LinkRestored),
             (Role::Replica { .. }, Role::Replica { .. }) => {
-                // A backlog only ever grows, up to its size; below that, a shorter one is a new one.
-                let (length, size) = self.backlog;
-                (length < before.backlog.0 && length < size).then_some(Doubt::Resynchronised)
+                // A backlog gives up its first bytes only when it is full; below that, another beginning is a new one.
+                let Backlog { start, length, size } = self.backlog;
+                (start != before.backlog.start && length < size).then_some(Doubt::Resynchronised)
             }
             (Role::Master, Role::Master) => None,
             _ => Some(Doubt::Role),
@@ -158,10 +173,10 @@ fn covers_all_we_need(flags: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn replica(histlen: u64) -> Vitals {
+    fn replica(start: u64, length: u64) -> Vitals {
         let info = format!(
             "# Replication\r\nrole:slave\r\nmaster_link_status:up\r\nmaster_sync_in_progress:0\r\nmaster_replid:abc\r\n\
-             repl_backlog_size:1048576\r\nrepl_backlog_histlen:{histlen}\r\n"
+             repl_backlog_size:1048576\r\nrepl_backlog_first_byte_offset:{start}\r\nrepl_backlog_histlen:{length}\r\n"
         );
         let stats = "# Commandstats\r\ncmdstat_flushdb:calls=2,usec=17\r\ncmdstat_swapdb:calls=1,usec=2\r\n";
         Vitals::parse(&info, Some(stats), 7, Some("AK"))
@@ -169,29 +184,31 @@ mod tests {
 
     #[test]
     fn reads_what_redis_prints() {
-        let vitals = replica(188);
+        let vitals = replica(1, 188);
         assert_eq!(vitals.role, Role::Replica { link_up: true, copying: false });
-        assert_eq!((vitals.replication_id.as_str(), vitals.backlog), ("abc", (188, 1_048_576)));
+        assert_eq!(vitals.replication_id, "abc");
+        assert_eq!(vitals.backlog, Backlog { start: 1, length: 188, size: 1_048_576 });
         assert_eq!((vitals.wipes, vitals.keys), (Some(3), 7));
         assert_eq!(vitals.notifications, Notifications::On);
     }
 
     #[test]
     fn an_uneventful_second_raises_no_doubt() {
-        assert_eq!(replica(188).doubt_since(&replica(188)), None);
-        assert_eq!(replica(999).doubt_since(&replica(188)), None);
+        assert_eq!(replica(1, 188).doubt_since(&replica(1, 188)), None);
+        assert_eq!(replica(1, 999).doubt_since(&replica(1, 188)), None);
     }
 
     #[test]
-    fn a_shorter_backlog_is_a_new_one() {
-        assert_eq!(replica(0).doubt_since(&replica(188)), Some(Doubt::Resynchronised));
+    fn a_backlog_that_begins_elsewhere_is_a_new_one_unless_it_is_full() {
+        assert_eq!(replica(189, 0).doubt_since(&replica(1, 188)), Some(Doubt::Resynchronised));
+        assert_eq!(replica(20_000, 999).doubt_since(&replica(1, 188)), Some(Doubt::Resynchronised));
         // At its full size a backlog is trimmed in blocks.
-        assert_eq!(replica(1_048_600).doubt_since(&replica(1_064_000)), None);
+        assert_eq!(replica(30_000, 1_048_600).doubt_since(&replica(1, 1_064_000)), None);
     }
 
     #[test]
     fn each_silent_change_is_noticed() {
-        let before = replica(188);
+        let before = replica(1, 188);
         let changed = |change: fn(&mut Vitals)| {
             let mut now = before.clone();
             change(&mut now);
@@ -213,7 +230,7 @@ mod tests {
 
     #[test]
     fn without_command_statistics_a_fall_of_the_key_count_is_a_doubt() {
-        let mut before = replica(1);
+        let mut before = replica(1, 1);
         before.wipes = None;
         before.keys = 100;
         let mut now = before.clone();

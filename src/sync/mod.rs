@@ -30,6 +30,7 @@ use crate::{
 
 use dirty::Dirty;
 use patience::Patience;
+use reconcile::excerpt;
 pub use reconcile::{Applied, Malformed, Table};
 pub use report::{MARK_QUEUE, Reporter};
 use sweep::Sweep;
@@ -181,13 +182,6 @@ impl Syncer {
         self.publish();
         let frontends = self.metrics.frontends.get();
         info!(server = %self.config.server, frontends, took = ?began.elapsed(), "the routing table is loaded");
-        if let Notifications::Off(flags) = &session.vitals().notifications {
-            warn!(
-                server = %self.config.server,
-                "keyspace notifications are off (notify-keyspace-events is \"{flags}\"), so edits take up to a second or \
-                 more to arrive: run CONFIG SET notify-keyspace-events KA on this server"
-            );
-        }
         self.metrics.connected.set(1);
         self.take_pulse(session);
         match self.loaded.take() {
@@ -256,7 +250,8 @@ impl Syncer {
         } else if self.complained.insert(record.host.clone()) {
             self.metrics.malformed_records.inc_by(applied.malformed.len() as u64);
             let rest = applied.malformed.len() - 1;
-            warn!(host = record.host, "malformed value in Redis: {} (and {rest} more)", applied.malformed[0]);
+            let host = excerpt(&record.host);
+            warn!(host = &*host, "malformed value in Redis: {} (and {rest} more)", applied.malformed[0]);
         }
         applied.changed
     }
@@ -268,6 +263,15 @@ impl Syncer {
     }
 
     fn take_pulse(&self, session: &Session) {
+        if let Notifications::Off(flags) = &session.vitals().notifications
+            && self.metrics.polling.get() == 0
+        {
+            warn!(
+                server = %self.config.server,
+                "keyspace notifications are off (notify-keyspace-events is \"{flags}\"), so edits take up to a second or \
+                 more to arrive: run CONFIG SET notify-keyspace-events KA on this server"
+            );
+        }
         self.metrics.polling.set(i64::from(is_polling(session)));
         match session.vitals().stale() {
             None => self.health.agreed(self.clock.now()),

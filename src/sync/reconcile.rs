@@ -4,6 +4,7 @@
 //! several spellings of a host is in force, and which backend each index of a dead set meant when it was learnt.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, HashMap},
     sync::Arc,
 };
@@ -46,7 +47,7 @@ pub enum Malformed {
     Backend {
         /// Its zero-based position among the backends.
         index: usize,
-        /// The element, made printable.
+        /// The element's beginning, made printable.
         url: String,
         /// What is wrong with it.
         error: BackendError,
@@ -143,7 +144,7 @@ impl Table {
             match parsed {
                 Ok(backend) => slots.push(Slot { index, backend }),
                 Err(error) => {
-                    let url = String::from_utf8_lossy(element).into_owned();
+                    let url = excerpt(&String::from_utf8_lossy(element)).into_owned();
                     malformed.push(Malformed::Backend { index, url, error });
                 }
             }
@@ -233,12 +234,23 @@ fn deadline(dead: &DeadSet, now: Moment) -> Moment {
     dead.ttl.map_or(Moment::from_millis(u64::MAX), |ttl| now.after(ttl))
 }
 
+/// As much of a value as a log line can bear: Redis allows 512 megabytes.
+pub(super) fn excerpt(value: &str) -> Cow<'_, str> {
+    match value.char_indices().nth(EXCERPT) {
+        None => Cow::Borrowed(value),
+        Some((end, _)) => Cow::Owned(format!("{}…", &value[..end])),
+    }
+}
+
 fn same(held: &Frontend, new: &Frontend) -> bool {
     let shape = |frontend: &Frontend| (frontend.listed(), frontend.slots().len());
     held.id() == new.id()
         && shape(held) == shape(new)
         && held.slots().iter().zip(new.slots()).all(|(a, b)| a.index == b.index && Arc::ptr_eq(&a.backend, &b.backend))
 }
+
+/// Characters of a malformed value that are logged.
+const EXCERPT: usize = 200;
 
 #[cfg(test)]
 mod tests {

@@ -2,6 +2,25 @@
 //!
 //! One topic a file. Everything waits for conditions, never for time; the only test servers are in `support`.
 
+#![expect(clippy::unwrap_used, clippy::redundant_closure_for_method_calls, reason = "in a test, what goes wrong must fail it")]
+
 mod support;
 
+mod bodies;
+mod demo;
+mod drain;
+mod headers;
+mod junk;
+mod limits;
+mod logs;
+mod malformed;
+mod marks;
+mod metrics;
+mod reports;
+mod selection;
+mod session;
+mod silent;
+mod startup;
 mod table;
+mod upstream;
+mod websocket;

@@ -1,17 +1,22 @@
 //! A backend whose every byte the test decides.
 
 use std::{
-    io::{BufRead, BufReader, Read, Write},
+    io::{self, BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
+    ops::Deref,
     sync::{
-        Arc, Mutex,
+        Arc, Condvar, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     thread,
 };
 
+use rustls::{ServerConfig, ServerConnection, StreamOwned, crypto::aws_lc_rs, pki_types::PrivatePkcs8KeyDer};
+use tokio_tungstenite::tungstenite::{WebSocket, handshake::derive_accept_key, protocol::Role};
+
 /// A listening backend; one thread a connection. Its threads end with the test's process.
 pub struct Backend {
+    scheme: &'static str,
     address: SocketAddr,
     requests: Arc<Mutex<Vec<String>>>,
     connections: Arc<AtomicUsize>,
@@ -21,12 +26,36 @@ pub struct Backend {
 pub struct Exchange<'a> {
     /// The request line and the headers, as received, without the final empty line.
     pub head: String,
-    pub stream: &'a mut BufReader<TcpStream>,
+    pub stream: &'a mut BufReader<Wire>,
+}
+
+/// A connection's bytes, plain or TLS. What is not about bytes is the socket's.
+pub enum Wire {
+    Plain(TcpStream),
+    Tls(Box<StreamOwned<ServerConnection, TcpStream>>),
 }
 
 impl Backend {
     /// A backend that handles each request with `handler`; the connection is closed when that returns `false`.
     pub fn start(handler: impl Fn(&mut Exchange<'_>) -> bool + Send + Sync + 'static) -> Self {
+        Self::listen("http", Wire::Plain, handler)
+    }
+
+    /// The same over TLS, with a certificate of its own making for `localhost` and `127.0.0.1`.
+    pub fn start_tls(handler: impl Fn(&mut Exchange<'_>) -> bool + Send + Sync + 'static) -> Self {
+        let config = self_signed();
+        let wrap = move |stream| {
+            let connection = ServerConnection::new(Arc::clone(&config)).unwrap();
+            Wire::Tls(Box::new(StreamOwned::new(connection, stream)))
+        };
+        Self::listen("https", wrap, handler)
+    }
+
+    fn listen(
+        scheme: &'static str,
+        wrap: impl Fn(TcpStream) -> Wire + Send + 'static,
+        handler: impl Fn(&mut Exchange<'_>) -> bool + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let requests: Arc<Mutex<Vec<String>>> = Arc::default();
@@ -37,10 +66,12 @@ impl Backend {
             for stream in listener.incoming().map_while(Result::ok) {
                 count.fetch_add(1, Ordering::SeqCst);
                 let (heads, handler) = (Arc::clone(&heads), Arc::clone(&handler));
+                stream.set_nodelay(true).unwrap();
+                let stream = wrap(stream);
                 thread::spawn(move || serve(stream, &heads, &*handler));
             }
         });
-        Self { address, requests, connections }
+        Self { scheme, address, requests, connections }
     }
 
     /// A backend that answers every request with its name.
@@ -63,6 +94,37 @@ impl Backend {
         })
     }
 
+    /// A backend that becomes a WebSocket and sends back every message.
+    pub fn websocket_echo() -> Self {
+        Self::start(|exchange: &mut Exchange<'_>| exchange.echo_messages())
+    }
+
+    /// A backend that answers requests for `/held` once the gate is open, and all others at once.
+    pub fn holding() -> (Self, Gate) {
+        Self::holding_after("")
+    }
+
+    /// The same, but it is the body that waits; the head is sent at once.
+    pub fn holding_bodies() -> (Self, Gate) {
+        Self::holding_after("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n")
+    }
+
+    fn holding_after(early: &'static str) -> (Self, Gate) {
+        let gate = Gate::default();
+        let held = gate.clone();
+        let backend = Self::start(move |exchange| {
+            let whole = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone";
+            if exchange.head.starts_with("GET /held ") {
+                exchange.send(early);
+                held.wait();
+                exchange.send(&whole[early.len()..])
+            } else {
+                exchange.send(whole)
+            }
+        });
+        (backend, gate)
+    }
+
     /// The address.
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -70,7 +132,7 @@ impl Backend {
 
     /// The URL for a frontend's list.
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        format!("{}://{}", self.scheme, self.address)
     }
 
     /// The heads of all requests received so far.
@@ -81,6 +143,22 @@ impl Backend {
     /// How many connections were accepted so far.
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
+    }
+}
+
+/// What holds a backend's answers back until the test says otherwise. Cloning shares it.
+#[derive(Clone, Default)]
+pub struct Gate(Arc<(Mutex<bool>, Condvar)>);
+
+impl Gate {
+    /// Lets everything through, from now on.
+    pub fn open(&self) {
+        *self.0.0.lock().unwrap() = true;
+        self.0.1.notify_all();
+    }
+
+    fn wait(&self) {
+        drop(self.0.1.wait_while(self.0.0.lock().unwrap(), |open| !*open).unwrap());
     }
 }
 
@@ -123,14 +201,104 @@ impl Exchange<'_> {
         self.send(body);
     }
 
+    /// Accepts the request to become a WebSocket.
+    pub fn switch(&mut self) {
+        let accept = derive_accept_key(self.header("sec-websocket-key").unwrap_or_default().as_bytes());
+        self.send(format!(
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Accept: {accept}\r\n\r\n"
+        ));
+    }
+
+    /// Becomes a WebSocket and sends back every message until the other side closes. Other requests are answered 400.
+    pub fn echo_messages(&mut self) -> bool {
+        if self.header("upgrade").is_none() {
+            self.answer("400 Bad Request", "", b"");
+            return true;
+        }
+        self.switch();
+        let mut socket = WebSocket::from_raw_socket(self, Role::Server, None);
+        // The library itself answers pings and the closing handshake.
+        while let Ok(message) = socket.read() {
+            if (message.is_text() || message.is_binary()) && socket.send(message).is_err() {
+                break;
+            }
+        }
+        false
+    }
+
     /// Sends bytes; returns whether they could be.
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> bool {
         self.stream.get_mut().write_all(bytes.as_ref()).is_ok()
     }
 }
 
-fn serve(stream: TcpStream, heads: &Mutex<Vec<String>>, handler: &dyn Fn(&mut Exchange<'_>) -> bool) {
-    stream.set_nodelay(true).unwrap();
+impl Read for Exchange<'_> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        self.stream.read(bytes)
+    }
+}
+
+impl Write for Exchange<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.stream.get_mut().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stream.get_mut().flush()
+    }
+}
+
+impl Read for Wire {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(stream) => stream.read(bytes),
+            Self::Tls(stream) => stream.read(bytes),
+        }
+    }
+}
+
+impl Write for Wire {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(stream) => stream.write(bytes),
+            Self::Tls(stream) => stream.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Plain(stream) => stream.flush(),
+            Self::Tls(stream) => stream.flush(),
+        }
+    }
+}
+
+impl Deref for Wire {
+    type Target = TcpStream;
+
+    fn deref(&self) -> &TcpStream {
+        match self {
+            Self::Plain(stream) => stream,
+            Self::Tls(stream) => stream.get_ref(),
+        }
+    }
+}
+
+fn self_signed() -> Arc<ServerConfig> {
+    let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
+    let pair = rcgen::generate_simple_self_signed(names).unwrap();
+    let key = PrivatePkcs8KeyDer::from(pair.signing_key.serialize_der());
+    let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![pair.cert.into()], key.into())
+        .unwrap();
+    Arc::new(config)
+}
+
+fn serve(stream: Wire, heads: &Mutex<Vec<String>>, handler: &dyn Fn(&mut Exchange<'_>) -> bool) {
     let mut stream = BufReader::new(stream);
     while let Some(head) = read_head(&mut stream) {
         heads.lock().unwrap().push(head.clone());
@@ -140,7 +308,7 @@ fn serve(stream: TcpStream, heads: &Mutex<Vec<String>>, handler: &dyn Fn(&mut Ex
     }
 }
 
-fn read_head(stream: &mut BufReader<TcpStream>) -> Option<String> {
+fn read_head(stream: &mut BufReader<Wire>) -> Option<String> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         if stream.read_until(b'\n', &mut head).ok()? == 0 {

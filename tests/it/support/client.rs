@@ -126,9 +126,22 @@ impl Client {
         Ok(rest)
     }
 
+    /// Waits until the other side closes or resets the connection; whether it has sent nothing more before.
+    pub fn ends_silently(&mut self) -> bool {
+        match self.rest() {
+            Ok(rest) => rest.is_empty(),
+            Err(error) => error.kind() == io::ErrorKind::ConnectionReset,
+        }
+    }
+
     /// Sends no more, but still receives.
     pub fn close_write(&mut self) {
         self.stream.get_ref().shutdown(Shutdown::Write).unwrap();
+    }
+
+    /// What arrives, as a stream.
+    pub fn stream(&mut self) -> &mut impl Read {
+        &mut self.stream
     }
 
     /// The socket.

@@ -5,6 +5,8 @@ mod client;
 mod planb;
 
 use std::{
+    io::{BufWriter, Write},
+    sync::atomic::{AtomicUsize, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -12,13 +14,15 @@ use std::{
 pub use ::planb::demo::PrivateRedis;
 pub use backend::{Backend, Exchange};
 pub use client::{Client, Response, get};
-pub use planb::{Planb, PlanbBuilder};
+pub use planb::Planb;
 
 /// A Redis master, its replica with notifications on, and a proxy that reads from the one and writes to the other.
 pub struct Stack {
     pub planb: Planb,
     pub replica: PrivateRedis,
     pub master: PrivateRedis,
+    sign: Backend,
+    signs: AtomicUsize,
 }
 
 impl Stack {
@@ -26,15 +30,35 @@ impl Stack {
     pub fn start(arguments: &[&str]) -> Self {
         let (master, replica) = redis_pair();
         let planb = Planb::builder(&replica, &master).arguments(arguments).start();
-        Self { planb, replica, master }
+        Self { planb, replica, master, sign: Backend::named("sign"), signs: AtomicUsize::new(0) }
     }
 
     /// Registers a host with these backends, and waits until the proxy routes it.
     pub fn route(&self, host: &str, backends: &[&Backend]) {
-        let mut command = vec!["RPUSH".to_owned(), format!("frontend:{host}"), "id".to_owned()];
-        command.extend(backends.iter().map(|backend| backend.url()));
-        redis(&self.master, &command.iter().map(String::as_str).collect::<Vec<_>>());
+        let urls: Vec<String> = backends.iter().map(|backend| backend.url()).collect();
+        self.list(host, &urls.iter().map(String::as_str).collect::<Vec<_>>());
         self.planb.wait_for_route(host);
+    }
+
+    /// Runs a command on the master, and waits until the proxy has taken in everything up to it. Events keep their order,
+    /// so the sign is the appearance of a host that was edited afterwards.
+    pub fn edit(&self, words: &[&str]) {
+        redis(&self.master, words);
+        self.settle();
+    }
+
+    /// Waits until the proxy has taken in everything that the master was told so far.
+    pub fn settle(&self) {
+        let sign = format!("sign-{}.test", self.signs.fetch_add(1, Ordering::Relaxed));
+        redis(&self.master, &["RPUSH", &format!("frontend:{sign}"), "id", &self.sign.url()]);
+        wait_until(&format!("{sign} answers"), || self.planb.ask(&sign) == "sign");
+    }
+
+    /// Registers a new host with these backend URLs, and waits until the proxy has it, without sending it a request.
+    pub fn list(&self, host: &str, urls: &[&str]) {
+        let known = self.planb.metric("planb_router_frontends");
+        redis(&self.master, &[&["RPUSH", &format!("frontend:{host}"), "id"], urls].concat());
+        wait_until(&format!("{host} is listed"), || self.planb.metric("planb_router_frontends") > known);
     }
 }
 
@@ -70,6 +94,29 @@ pub fn redis_cli(server: &PrivateRedis, arguments: &[&str]) -> String {
         .output()
         .expect("redis-cli comes with redis-server");
     String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
+}
+
+/// Sends commands of any bytes in one pipeline; fails the test if Redis refuses one.
+pub fn redis_pipe(server: &PrivateRedis, commands: &[Vec<&[u8]>]) {
+    let mut process = std::process::Command::new("redis-cli")
+        .args(["-p", &server.port().to_string(), "--pipe"])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("redis-cli comes with redis-server");
+    let mut input = BufWriter::new(process.stdin.take().unwrap());
+    for words in commands {
+        write!(input, "*{}\r\n", words.len()).unwrap();
+        for word in words {
+            write!(input, "${}\r\n", word.len()).unwrap();
+            input.write_all(word).unwrap();
+            input.write_all(b"\r\n").unwrap();
+        }
+    }
+    drop(input);
+    let output = process.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("errors: 0,"), "redis-cli --pipe: {said}");
 }
 
 /// Waits for a condition, or fails the test.

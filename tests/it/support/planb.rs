@@ -3,9 +3,10 @@
 use std::{
     io::{BufRead, BufReader},
     net::SocketAddr,
-    process::{Child, Command, ExitStatus, Stdio},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdout, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex},
-    thread,
+    thread::{self, JoinHandle},
 };
 
 use super::{Client, PrivateRedis, get, signal, wait_until};
@@ -13,8 +14,9 @@ use super::{Client, PrivateRedis, get, signal, wait_until};
 /// A running proxy. Killed when dropped; its log is printed if the test fails.
 pub struct Planb {
     process: Child,
-    log: Arc<Mutex<Vec<String>>>,
-    stdout: Arc<Mutex<Vec<String>>>,
+    log: Collected,
+    stdout: Collected,
+    unread: Option<ChildStdout>,
     address: Option<SocketAddr>,
     metrics: Option<SocketAddr>,
 }
@@ -23,6 +25,16 @@ pub struct Planb {
 pub struct PlanbBuilder {
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
+    descriptors: Option<u32>,
+    folder: Option<PathBuf>,
+    reads_stdout: bool,
+}
+
+/// What one of the proxy's streams has said so far.
+#[derive(Default)]
+struct Collected {
+    lines: Arc<Mutex<Vec<String>>>,
+    reader: Option<JoinHandle<()>>,
 }
 
 impl Planb {
@@ -42,12 +54,20 @@ impl Planb {
         PlanbBuilder {
             arguments: arguments.iter().map(|&argument| argument.to_owned()).collect(),
             environment: Vec::new(),
+            descriptors: None,
+            folder: None,
+            reads_stdout: true,
         }
     }
 
     /// Where clients connect.
     pub fn address(&self) -> SocketAddr {
         self.address.expect("the proxy has logged where it listens")
+    }
+
+    /// Where operators connect.
+    pub fn metrics_address(&self) -> SocketAddr {
+        self.metrics.expect("the proxy has a metrics address")
     }
 
     /// Its process id.
@@ -77,24 +97,33 @@ impl Planb {
 
     /// The value of a metric without labels, or with exactly these as written after its name.
     pub fn metric(&self, name: &str) -> f64 {
-        let page = get(self.metrics.expect("the proxy has a metrics address"), "metrics", "/metrics").text();
+        self.metric_text(name).parse().unwrap()
+    }
+
+    /// The value of a metric that is a whole number.
+    pub fn count(&self, name: &str) -> u64 {
+        self.metric_text(name).parse().unwrap()
+    }
+
+    fn metric_text(&self, name: &str) -> String {
+        let page = self.metrics_page();
         let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        value.unwrap_or_else(|| panic!("there is no metric {name}")).parse().unwrap()
+        value.unwrap_or_else(|| panic!("there is no metric {name}")).to_owned()
     }
 
     /// The whole page of metrics.
     pub fn metrics_page(&self) -> String {
-        get(self.metrics.expect("the proxy has a metrics address"), "metrics", "/metrics").text()
+        get(self.metrics_address(), "metrics", "/metrics").text()
     }
 
     /// Lines of standard error so far.
     pub fn log(&self) -> Vec<String> {
-        self.log.lock().unwrap().clone()
+        self.log.lines()
     }
 
     /// Lines of standard output so far.
     pub fn stdout(&self) -> Vec<String> {
-        self.stdout.lock().unwrap().clone()
+        self.stdout.lines()
     }
 
     /// Waits until a line of standard error contains `text`, and returns it.
@@ -104,17 +133,29 @@ impl Planb {
         find().unwrap()
     }
 
+    /// Waits until a line of standard output contains `text`, and returns it.
+    pub fn wait_for_stdout(&self, text: &str) -> String {
+        let find = || self.stdout().into_iter().find(|line| line.contains(text));
+        wait_until(&format!("standard output says {text:?}"), || find().is_some());
+        find().unwrap()
+    }
+
+    /// Begins to read a standard output that was left unread.
+    pub fn read_stdout(&mut self) {
+        self.stdout = Collected::from(self.unread.take().expect("standard output is unread"));
+    }
+
     /// Sends a signal, by its name without SIG.
     pub fn signal(&self, name: &str) {
         signal(self.pid(), name);
     }
 
-    /// Waits for the process to end.
+    /// Waits for the process to end, and for what it said to be collected.
     pub fn wait_for_exit(&mut self) -> ExitStatus {
         let mut status = None;
         wait_until("the proxy has ended", || {
             status = self.process.try_wait().unwrap();
-            status.is_some()
+            status.is_some() && self.log.is_complete() && self.stdout.is_complete()
         });
         status.unwrap()
     }
@@ -142,6 +183,24 @@ impl PlanbBuilder {
         self
     }
 
+    /// The most file descriptors that it may have.
+    pub fn descriptors(mut self, most: u32) -> Self {
+        self.descriptors = Some(most);
+        self
+    }
+
+    /// The folder it runs in.
+    pub fn folder(mut self, folder: &Path) -> Self {
+        self.folder = Some(folder.to_owned());
+        self
+    }
+
+    /// Leaves its standard output unread.
+    pub fn unread_stdout(mut self) -> Self {
+        self.reads_stdout = false;
+        self
+    }
+
     /// Starts it and waits until it serves clients.
     pub fn start(self) -> Planb {
         let mut planb = self.spawn();
@@ -151,7 +210,19 @@ impl PlanbBuilder {
 
     /// Starts it and does not wait.
     pub fn spawn(self) -> Planb {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_planb"))
+        let executable = env!("CARGO_BIN_EXE_planb");
+        let mut command = match self.descriptors {
+            None => Command::new(executable),
+            Some(most) => {
+                let mut shell = Command::new("sh");
+                shell.args(["-c", &format!("ulimit -n {most}; exec \"$0\" \"$@\""), executable]);
+                shell
+            }
+        };
+        if let Some(folder) = self.folder {
+            command.current_dir(folder);
+        }
+        let mut process = command
             .args(self.arguments)
             .envs(self.environment)
             .stdin(Stdio::null())
@@ -159,9 +230,10 @@ impl PlanbBuilder {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let log = collect(process.stderr.take().unwrap());
-        let stdout = collect(process.stdout.take().unwrap());
-        Planb { process, log, stdout, address: None, metrics: None }
+        let log = Collected::from(process.stderr.take().unwrap());
+        let mut unread = process.stdout.take();
+        let stdout = unread.take_if(|_| self.reads_stdout).map(Collected::from).unwrap_or_default();
+        Planb { process, log, stdout, unread, address: None, metrics: None }
     }
 }
 
@@ -185,15 +257,26 @@ impl Drop for Planb {
     }
 }
 
-fn collect(stream: impl std::io::Read + Send + 'static) -> Arc<Mutex<Vec<String>>> {
-    let lines: Arc<Mutex<Vec<String>>> = Arc::default();
-    let collected = Arc::clone(&lines);
-    thread::spawn(move || {
-        for line in BufReader::new(stream).split(b'\n').map_while(Result::ok) {
-            collected.lock().unwrap().push(String::from_utf8_lossy(&line).into_owned());
-        }
-    });
-    lines
+impl Collected {
+    fn from(stream: impl std::io::Read + Send + 'static) -> Self {
+        let lines: Arc<Mutex<Vec<String>>> = Arc::default();
+        let collected = Arc::clone(&lines);
+        let reader = thread::spawn(move || {
+            for line in BufReader::new(stream).split(b'\n').map_while(Result::ok) {
+                collected.lock().unwrap().push(String::from_utf8_lossy(&line).into_owned());
+            }
+        });
+        Self { lines, reader: Some(reader) }
+    }
+
+    fn lines(&self) -> Vec<String> {
+        self.lines.lock().unwrap().clone()
+    }
+
+    /// Whether the stream has ended.
+    fn is_complete(&self) -> bool {
+        self.reader.as_ref().is_none_or(JoinHandle::is_finished)
+    }
 }
 
 fn address_in(line: &str, name: &str) -> Option<SocketAddr> {

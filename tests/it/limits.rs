@@ -1,0 +1,266 @@
+//! Slow, stalled and too many clients: what each may take, and that it takes nothing from the others.
+
+use std::{
+    io::Read,
+    sync::{Mutex, mpsc::channel},
+};
+
+use super::support::{
+    Backend, Client, Exchange, Planb, PrivateRedis, Stack, get, redis, redis_cli, redis_pair, wait_until,
+};
+
+const HOST: &str = "limits.test";
+
+/// Starts a proxy with these flags and a route to `backend`.
+fn limited(backend: &Backend, arguments: &[&str]) -> (Planb, PrivateRedis, PrivateRedis) {
+    let (master, replica) = redis_pair();
+    redis(&replica, &["CONFIG", "SET", "replica-read-only", "no"]);
+    redis(&replica, &["RPUSH", &format!("frontend:{HOST}"), "id", &backend.url()]);
+    let planb = Planb::builder(&replica, &master).arguments(arguments).start();
+    (planb, replica, master)
+}
+
+fn request(path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: {HOST}\r\n\r\n")
+}
+
+/// Sends bytes one by one for as long as the connection stands.
+fn trickle(client: &mut Client) {
+    wait_until("a trickling client is cut off", || client.try_send("x").is_err());
+}
+
+fn timeouts(planb: &Planb) -> u64 {
+    planb.metric("planb_reverseproxy_client_timeouts_total") as u64
+}
+
+#[test]
+fn the_idle_timeout_cuts_connections_between_requests_and_no_others() {
+    let backend = Backend::named("ok");
+    let (planb, ..) = limited(&backend, &["--client-idle-timeout=300ms"]);
+    let mut half = planb.connect();
+    half.send("GET / HT");
+    let mut idle = planb.connect();
+    assert_eq!(idle.get(HOST, "/").text(), "ok");
+    assert!(idle.ends_silently());
+    assert!(planb.connect().ends_silently(), "a connection without any request is idle too");
+    half.send(&request("/")["GET / HT".len()..]);
+    assert_eq!(half.response().text(), "ok");
+    wait_until("timeouts are counted", || timeouts(&planb) == 2);
+}
+
+#[test]
+fn the_header_timeout_cuts_slow_heads_and_no_others() {
+    let backend = Backend::named("ok");
+    let (planb, ..) = limited(&backend, &["--client-read-header-timeout=300ms"]);
+    let mut idle = planb.connect();
+    assert_eq!(idle.get(HOST, "/").text(), "ok");
+    let mut uploading = planb.connect();
+    uploading.send(format!("POST / HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 4\r\n\r\nbo"));
+
+    let mut slow = planb.connect();
+    slow.send(&request("/")[..20]);
+    trickle(&mut slow);
+    let mut second = planb.connect();
+    assert_eq!(second.get(HOST, "/").text(), "ok");
+    second.send("G");
+    assert!(second.ends_silently(), "a second head is limited like the first");
+    assert!(planb.connect().ends_silently(), "a connection's first head is limited from its beginning");
+
+    assert_eq!(idle.get(HOST, "/").text(), "ok");
+    uploading.send("dy");
+    assert_eq!(uploading.response().text(), "ok");
+    assert_eq!(timeouts(&planb), 3);
+}
+
+#[test]
+fn the_read_timeout_cuts_slow_requests_and_no_slow_responses() {
+    let (release, released) = channel::<()>();
+    let released = Mutex::new(released);
+    let backend = Backend::start(move |exchange| {
+        if exchange.head.starts_with("GET /slow") {
+            // Until another request has been cut off.
+            exchange.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\no");
+            released.lock().unwrap().recv().unwrap();
+            return exchange.send("k");
+        }
+        let mut body = Vec::new();
+        if exchange.head.starts_with("POST /endless") {
+            // The proxy closes the connection when it gives the client up.
+            let _ = exchange.read_to_end(&mut body);
+            return false;
+        }
+        exchange.read_body();
+        exchange.answer("200 OK", "", b"ok");
+        true
+    });
+    let (planb, ..) = limited(&backend, &["--client-read-timeout=300ms"]);
+    let mut waiting = planb.connect();
+    waiting.send(request("/slow"));
+    let mut idle = planb.connect();
+    assert_eq!(idle.get(HOST, "/").text(), "ok");
+
+    let mut slow = planb.connect();
+    slow.send(format!("POST /endless HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 1000000\r\n\r\n"));
+    trickle(&mut slow);
+    let mut slow = planb.connect();
+    slow.send("POST");
+    assert!(slow.ends_silently(), "a head is part of its request");
+
+    release.send(()).unwrap();
+    assert_eq!(waiting.response().text(), "ok");
+    assert_eq!(idle.get(HOST, "/").text(), "ok");
+    assert_eq!(timeouts(&planb), 2);
+}
+
+#[test]
+fn the_write_timeout_cuts_slow_responses_and_nothing_else() {
+    let backend = Backend::start(|exchange| {
+        if exchange.head.starts_with("GET /endless") {
+            exchange.send("HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n");
+            while exchange.send([0; 65_536]) {}
+            return false;
+        }
+        if exchange.head.starts_with("GET /never") {
+            // The proxy closes the connection when it gives the client up.
+            let _ = exchange.read(&mut [0]);
+            return false;
+        }
+        exchange.answer("200 OK", "", b"ok");
+        true
+    });
+    let (planb, ..) = limited(&backend, &["--client-write-timeout=300ms"]);
+    let (mut idle, mut half) = (planb.connect(), planb.connect());
+    assert_eq!(idle.get(HOST, "/").text(), "ok");
+    half.send("GET / HT");
+
+    let mut deaf = planb.connect();
+    deaf.send(request("/endless"));
+    wait_until("the client that does not read is cut off", || timeouts(&planb) == 1);
+    assert!(deaf.try_response().is_err(), "the response looks complete");
+    let mut waiting = planb.connect();
+    waiting.send(request("/never"));
+    assert!(waiting.ends_silently());
+
+    assert_eq!(idle.get(HOST, "/").text(), "ok");
+    half.send(&request("/")["GET / HT".len()..]);
+    assert_eq!(half.response().text(), "ok");
+    assert_eq!(timeouts(&planb), 2);
+}
+
+#[test]
+fn tunnels_have_no_deadline() {
+    let backend = Backend::start(|exchange| {
+        if exchange.header("upgrade").is_none() {
+            exchange.answer("200 OK", "", b"ok");
+            return true;
+        }
+        exchange.switch();
+        let mut message = [0; 4];
+        exchange.read_exact(&mut message).is_ok_and(|()| exchange.send(message))
+    });
+    let flags = ["read", "read-header", "write", "idle"].map(|name| format!("--client-{name}-timeout=300ms"));
+    let (planb, ..) = limited(&backend, &flags.each_ref().map(String::as_str));
+    let mut tunnel = planb.connect();
+    tunnel.send(format!("GET / HTTP/1.1\r\nHost: {HOST}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"));
+    assert_eq!(tunnel.head().unwrap().status, 101);
+    for _ in 0..2 {
+        assert!(planb.connect().ends_silently());
+    }
+    tunnel.send("ping");
+    assert_eq!(tunnel.read(4).unwrap(), b"ping");
+}
+
+#[test]
+fn clients_beyond_the_limit_wait_for_their_turn() {
+    let backend = Backend::named("ok");
+    let (planb, ..) = limited(&backend, &["--max-connections=2", "--workers=1"]);
+    let mut clients: Vec<Client> = (0..4).map(|_| planb.connect()).collect();
+    for (number, client) in clients.iter_mut().enumerate() {
+        client.send(request(&format!("/{number}")));
+    }
+    assert_eq!((clients[0].response().text(), clients[1].response().text()), ("ok".to_owned(), "ok".to_owned()));
+    planb.wait_for_log("the connection limit is reached");
+    assert_eq!(clients[0].get(HOST, "/0").text(), "ok");
+    assert!(!backend.requests().iter().any(|head| head.starts_with("GET /2") || head.starts_with("GET /3")));
+
+    clients.remove(0);
+    assert_eq!(clients[1].response().text(), "ok");
+    assert!(!backend.requests().iter().any(|head| head.starts_with("GET /3")));
+    clients.remove(0);
+    assert_eq!(clients[1].response().text(), "ok");
+    assert_eq!(planb.metric("planb_reverseproxy_connections_current_open") as u64, 2);
+}
+
+#[test]
+fn a_lack_of_descriptors_passes_and_no_backend_dies_of_it() {
+    let backend = Backend::named("ok");
+    let (master, replica) = redis_pair();
+    redis(&replica, &["CONFIG", "SET", "replica-read-only", "no"]);
+    redis(&replica, &["RPUSH", &format!("frontend:{HOST}"), "id", &backend.url()]);
+    let planb =
+        Planb::builder(&replica, &master).arguments(&["--workers=1", "--max-connections=1000"]).descriptors(64).start();
+    let mut admitted = planb.connect();
+    let others: Vec<Client> = (0..100).map(|_| planb.connect()).collect();
+    planb.wait_for_log("no connection can be accepted");
+    // None is left for a backend either.
+    let response = admitted.get(HOST, "/");
+    assert_eq!((response.status, response.text().as_str()), (503, ""));
+    planb.wait_for_log("no more connections can be made from here");
+
+    drop(others);
+    wait_until("there are descriptors again", || get(planb.address(), HOST, "/").text() == "ok");
+    assert_eq!(admitted.get(HOST, "/").text(), "ok");
+    assert_eq!(planb.metric("planb_router_backend_markdead_total") as u64, 0);
+    assert_eq!(redis_cli(&master, &["EXISTS", &format!("dead:{HOST}")]), "0");
+}
+
+#[test]
+fn stalled_clients_and_backends_do_not_disturb_others() {
+    let stack = Stack::start(&["--workers=1"]);
+    let backend = Backend::start(|exchange: &mut Exchange<'_>| match exchange.head.split(' ').nth(1).unwrap() {
+        "/stalled" => exchange.read(&mut [0]).is_ok_and(|read| read > 0),
+        "/half" => {
+            exchange.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf");
+            exchange.read(&mut [0]).is_ok_and(|read| read > 0)
+        }
+        "/endless" => {
+            exchange.send("HTTP/1.1 200 OK\r\n\r\n");
+            while exchange.send([0; 65_536]) {}
+            false
+        }
+        _ => {
+            exchange.read_body();
+            exchange.answer("200 OK", "", b"ok");
+            true
+        }
+    });
+    stack.route(HOST, &[&backend]);
+    let stalled: Vec<Client> = (0..12)
+        .flat_map(|_| {
+            [
+                String::new(),
+                "GET / HT".to_owned(),
+                format!("POST / HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 9\r\n\r\nhalf"),
+                request("/stalled"),
+                request("/half"),
+                request("/endless"),
+            ]
+        })
+        .map(|bytes| {
+            let mut client = stack.planb.connect();
+            client.send(bytes);
+            client
+        })
+        .collect();
+    wait_until("they all are stalled", || backend.requests().len() > 48);
+    let mut client = stack.planb.connect();
+    for _ in 0..50 {
+        assert_eq!(client.get(HOST, "/").text(), "ok");
+        assert_eq!(stack.planb.ask(HOST), "ok");
+    }
+    drop(stalled);
+    client.get(HOST, "/");
+    wait_until("their connections are gone", || {
+        stack.planb.metric("planb_reverseproxy_connections_current_open") as u64 == 1
+    });
+}
