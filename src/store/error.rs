@@ -86,10 +86,8 @@ impl StoreError {
         let details = source.details();
         match source.kind() {
             ErrorKind::Auth => Self::Credentials { server: name, source },
-            // A password sent to a server that has none, or a user name it does not know.
-            _ if details.starts_with("ERR AUTH") || details.starts_with("ERR invalid password") => {
-                Self::Credentials { server: name, source }
-            }
+            // How Redis before 6 refuses a wrong password.
+            _ if details.starts_with("ERR invalid password") => Self::Credentials { server: name, source },
             _ if details.contains("DB index") => Self::Database { server: name, database: server.database, source },
             _ if details.starts_with("LOADING") => {
                 Self::NotReady { server: name, reason: "it is loading its data set into memory" }

@@ -2,7 +2,11 @@
 //!
 //! One topic a file. Everything waits for conditions, never for time; the only test servers are in `support`.
 
-#![expect(clippy::unwrap_used, clippy::redundant_closure_for_method_calls, reason = "in a test, what goes wrong must fail it")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::redundant_closure_for_method_calls,
+    reason = "in a test, what goes wrong must fail it"
+)]
 
 mod support;
 
