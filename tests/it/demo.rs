@@ -14,10 +14,9 @@ fn numbers_after(line: &str, word: &str) -> Vec<u16> {
 fn curl(command: &str) -> (Client, super::support::Response) {
     let url = command.split_whitespace().find_map(|word| word.strip_prefix("http://")).unwrap();
     let (address, path) = url.split_once('/').unwrap();
-    let headers: String =
-        command.split("-H '").skip(1).map(|rest| format!("{}\r\n", rest.split('\'').next().unwrap())).collect();
+    let headers: Vec<_> = command.split("-H '").skip(1).map(|rest| rest.split('\'').next().unwrap()).collect();
     let mut client = Client::connect(address.parse().unwrap());
-    client.send(format!("GET /{path} HTTP/1.1\r\n{headers}\r\n"));
+    client.send(format!("GET /{path} HTTP/1.1\r\n{}\r\n\r\n", headers.join("\r\n")));
     let response = client.response();
     (client, response)
 }

@@ -8,17 +8,10 @@ use super::support::{Backend, Client, Planb, Stack, closed_port, get, redis, sig
 
 const PREFIX: &str = "planb_reverseproxy";
 
-/// The value of a metric with its labels as written; 0 while it is not on the page.
-fn value(planb: &Planb, name: &str) -> u64 {
-    let page = planb.metrics_page();
-    let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    line.map_or(0, |value| value.parse().unwrap())
-}
-
 /// Checks by how much the counters rise in the course of `work`. A request is counted at its very end, which may come after
 /// its client has all of the response.
 fn assert_rises(planb: &Planb, rises: &[(&str, u64)], work: impl FnOnce()) {
-    let read = || rises.iter().map(|(name, _)| value(planb, name)).collect::<Vec<_>>();
+    let read = || rises.iter().map(|(name, _)| planb.count(name)).collect::<Vec<_>>();
     let before = read();
     work();
     let expected: Vec<_> = before.iter().zip(rises).map(|(before, (_, rise))| before + rise).collect();
@@ -83,7 +76,7 @@ fn requests_are_counted_by_status_and_timed() {
     });
     stack.route("count.test", &[&backend]);
     wait_until("the route's own requests are counted", || {
-        value(&stack.planb, &format!("{PREFIX}_backends_responses_total{{status_code=\"200\"}}")) > 0
+        stack.planb.count(&format!("{PREFIX}_backends_responses_total{{status_code=\"200\"}}")) > 0
     });
     let rises = [
         (&*format!("{PREFIX}_backends_responses_total{{status_code=\"200\"}}"), 3),
@@ -113,7 +106,7 @@ fn requests_are_counted_by_status_and_timed() {
 #[test]
 fn connections_are_counted_while_they_are_open() {
     let stack = Stack::start(&[]);
-    let open = || value(&stack.planb, "planb_reverseproxy_connections_current_open");
+    let open = || stack.planb.count("planb_reverseproxy_connections_current_open");
     let clients: Vec<Client> = (0..3).map(|_| stack.planb.connect()).collect();
     wait_until("three are open", || open() == 3);
     drop(clients);
@@ -124,7 +117,7 @@ fn connections_are_counted_while_they_are_open() {
 fn tunnels_are_counted_while_they_are_open() {
     let stack = Stack::start(&[]);
     stack.route("socket.test", &[&Backend::websocket_echo()]);
-    let open = || ["tunnels", "connections"].map(|what| value(&stack.planb, &format!("{PREFIX}_{what}_current_open")));
+    let open = || ["tunnels", "connections"].map(|what| stack.planb.count(&format!("{PREFIX}_{what}_current_open")));
     let (mut socket, _) = tungstenite::client("ws://socket.test/", stack.planb.connect().into_socket()).unwrap();
     socket.send(Message::text("hello")).unwrap();
     socket.read().unwrap();
@@ -138,7 +131,7 @@ fn connections_to_backends_are_dialled_once_and_reused() {
     let stack = Stack::start(&["--workers=1"]);
     let backend = Backend::named("a");
     redis(&stack.master, &["RPUSH", "frontend:pool.test", "id", &backend.url()]);
-    wait_until("the host is routed", || value(&stack.planb, "planb_router_frontends") == 1);
+    wait_until("the host is routed", || stack.planb.count("planb_router_frontends") == 1);
     let rises = [
         ("planb_reverseproxy_pool_dials_total", 1),
         ("planb_reverseproxy_pool_reuses_total", 2),
@@ -158,7 +151,7 @@ fn a_retry_and_a_dead_mark_are_counted() {
     let stack = Stack::start(&[]);
     let (_guard, closed) = closed_port();
     redis(&stack.master, &["RPUSH", "frontend:retry.test", "id", &closed, &Backend::named("a").url()]);
-    wait_until("the host is routed", || value(&stack.planb, "planb_router_frontends") == 1);
+    wait_until("the host is routed", || stack.planb.count("planb_router_frontends") == 1);
     let rises = [
         ("planb_reverseproxy_retries_total", 1),
         ("planb_router_backend_markdead_total", 1),
@@ -177,9 +170,9 @@ fn a_retry_and_a_dead_mark_are_counted() {
 #[test]
 fn the_table_s_size_and_its_events_follow_redis() {
     let stack = Stack::start(&[]);
-    let events = || value(&stack.planb, "planb_sync_events_total");
-    let timed = || value(&stack.planb, "planb_sync_publish_duration_seconds_count");
-    assert_eq!((events(), value(&stack.planb, "planb_router_frontends")), (0, 0));
+    let events = || stack.planb.count("planb_sync_events_total");
+    let timed = || stack.planb.count("planb_sync_publish_duration_seconds_count");
+    assert_eq!((events(), stack.planb.count("planb_router_frontends")), (0, 0));
     let edits: [(&[&str], u64); 4] = [
         (&["RPUSH", "frontend:a.test", "id", "http://127.0.0.1:1"], 1),
         (&["RPUSH", "frontend:b.test", "id", "http://127.0.0.1:1"], 2),
@@ -189,14 +182,14 @@ fn the_table_s_size_and_its_events_follow_redis() {
     for (number, (edit, frontends)) in (1..).zip(edits) {
         redis(&stack.master, edit);
         wait_until(&format!("{edit:?} is counted"), || {
-            (events(), timed(), value(&stack.planb, "planb_router_frontends")) == (number, number, frontends)
+            (events(), timed(), stack.planb.count("planb_router_frontends")) == (number, number, frontends)
         });
     }
-    assert_eq!(value(&stack.planb, "planb_sync_connected"), 1);
-    assert_eq!(value(&stack.planb, "planb_sync_polling"), 0);
-    assert_eq!(value(&stack.planb, "planb_sync_malformed_total"), 0);
+    assert_eq!(stack.planb.count("planb_sync_connected"), 1);
+    assert_eq!(stack.planb.count("planb_sync_polling"), 0);
+    assert_eq!(stack.planb.count("planb_sync_malformed_total"), 0);
     redis(&stack.master, &["RPUSH", "frontend:bad.test", "id", "ftp://127.0.0.1"]);
-    wait_until("the malformed backend is counted", || value(&stack.planb, "planb_sync_malformed_total") == 1);
+    wait_until("the malformed backend is counted", || stack.planb.count("planb_sync_malformed_total") == 1);
 }
 
 #[test]
@@ -206,10 +199,10 @@ fn the_table_s_age_grows_while_redis_is_silent() {
     signal(stack.replica.pid(), "STOP");
     // Between two heartbeats it is at most a second or so.
     wait_until("the table is old", || age() > 2.0);
-    wait_until("the session is given up", || value(&stack.planb, "planb_sync_connected") == 0);
+    wait_until("the session is given up", || stack.planb.count("planb_sync_connected") == 0);
     signal(stack.replica.pid(), "CONT");
-    wait_until("the table is current", || age() < 1.0 && value(&stack.planb, "planb_sync_connected") == 1);
-    assert!(value(&stack.planb, "planb_sync_resyncs_total") > 0);
+    wait_until("the table is current", || age() < 1.0 && stack.planb.count("planb_sync_connected") == 1);
+    assert!(stack.planb.count("planb_sync_resyncs_total") > 0);
 }
 
 #[test]

@@ -23,7 +23,7 @@ pub struct Response {
 /// One request on a connection of its own.
 pub fn get(address: SocketAddr, host: &str, path: &str) -> Response {
     let mut client = Client::connect(address);
-    client.send(&format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"));
+    client.send(format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"));
     client.response()
 }
 
@@ -47,7 +47,7 @@ impl Client {
 
     /// A GET on this connection, which stays open.
     pub fn get(&mut self, host: &str, path: &str) -> Response {
-        self.send(&format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n"));
+        self.send(format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n"));
         self.response()
     }
 

@@ -97,18 +97,17 @@ impl Planb {
 
     /// The value of a metric without labels, or with exactly these as written after its name.
     pub fn metric(&self, name: &str) -> f64 {
-        self.metric_text(name).parse().unwrap()
+        self.metric_text(name).unwrap_or_else(|| panic!("there is no metric {name}")).parse().unwrap()
     }
 
-    /// The value of a metric that is a whole number.
+    /// The value of a metric that is a whole number; 0 while it is not on the page.
     pub fn count(&self, name: &str) -> u64 {
-        self.metric_text(name).parse().unwrap()
+        self.metric_text(name).map_or(0, |value| value.parse().unwrap())
     }
 
-    fn metric_text(&self, name: &str) -> String {
+    fn metric_text(&self, name: &str) -> Option<String> {
         let page = self.metrics_page();
-        let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        value.unwrap_or_else(|| panic!("there is no metric {name}")).to_owned()
+        page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).map(str::to_owned)
     }
 
     /// The whole page of metrics.
