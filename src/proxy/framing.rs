@@ -2,9 +2,10 @@
 //!
 //! The HTTP library reads leniently: it takes a bare LF for a line end, and drops Content-Length where Transfer-Encoding
 //! stands beside it. A proxy in front of other readers must not (RFC 9112 sections 2.2 and 6.1), so every head is looked
-//! over here first. So is a fragment, which has no place in a target, and which the library drops. What is illegal is not answered here: the offending bytes are overwritten with NUL, which no HTTP parser
-//! accepts, so that the library itself answers 400 and closes. The same walk tells when a head begins and a body ends, which
-//! is what the client timeouts are measured by.
+//! over here first. So is a fragment, which has no place in a target, and which the library drops. What is illegal is not
+//! answered here: the offending bytes are overwritten with NUL, which no HTTP parser accepts, so that the library itself
+//! answers 400 and closes. The same walk tells when a head begins and a body ends, which is what the client timeouts are
+//! measured by.
 
 /// Follows one request's head.
 #[expect(clippy::struct_excessive_bools, reason = "four independent facts about what has been read")]

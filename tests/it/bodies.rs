@@ -20,7 +20,7 @@ const BLOCKS: usize = 1_024;
 const LARGE: usize = BLOCK * BLOCKS;
 
 fn block(number: usize) -> Vec<u8> {
-    let mut block: Vec<u8> = [b"\n\r\n0\r\n\r\nGET / HTTP/1.1\r\n\r\n\0".as_slice(); BLOCK / 20].concat();
+    let mut block: Vec<u8> = b"\n\r\n0\r\n\r\nGET / HTTP/1.1\r\n\r\n\0".repeat(BLOCK / 20);
     block.resize(BLOCK, b'x');
     block[..8].copy_from_slice(&number.to_be_bytes());
     block

@@ -5,19 +5,15 @@ use std::{
     sync::{Mutex, mpsc::channel},
 };
 
-use super::support::{
-    Backend, Client, Exchange, Planb, PrivateRedis, Stack, get, redis, redis_cli, redis_pair, wait_until,
-};
+use super::support::{Backend, Client, Exchange, Planb, Stack, get, redis, redis_cli, redis_pair, wait_until};
 
 const HOST: &str = "limits.test";
 
 /// Starts a proxy with these flags and a route to `backend`.
-fn limited(backend: &Backend, arguments: &[&str]) -> (Planb, PrivateRedis, PrivateRedis) {
-    let (master, replica) = redis_pair();
-    redis(&replica, &["CONFIG", "SET", "replica-read-only", "no"]);
-    redis(&replica, &["RPUSH", &format!("frontend:{HOST}"), "id", &backend.url()]);
-    let planb = Planb::builder(&replica, &master).arguments(arguments).start();
-    (planb, replica, master)
+fn limited(backend: &Backend, arguments: &[&str]) -> Stack {
+    let stack = Stack::start(arguments);
+    stack.list(HOST, &[&backend.url()]);
+    stack
 }
 
 fn request(path: &str) -> String {
@@ -30,46 +26,46 @@ fn trickle(client: &mut Client) {
 }
 
 fn timeouts(planb: &Planb) -> u64 {
-    planb.metric("planb_reverseproxy_client_timeouts_total") as u64
+    planb.count("planb_reverseproxy_client_timeouts_total")
 }
 
 #[test]
 fn the_idle_timeout_cuts_connections_between_requests_and_no_others() {
     let backend = Backend::named("ok");
-    let (planb, ..) = limited(&backend, &["--client-idle-timeout=300ms"]);
-    let mut half = planb.connect();
+    let stack = limited(&backend, &["--client-idle-timeout=1s"]);
+    let mut half = stack.planb.connect();
     half.send("GET / HT");
-    let mut idle = planb.connect();
+    let mut idle = stack.planb.connect();
     assert_eq!(idle.get(HOST, "/").text(), "ok");
+    let mut fresh = stack.planb.connect();
     assert!(idle.ends_silently());
-    assert!(planb.connect().ends_silently(), "a connection without any request is idle too");
+    assert!(fresh.ends_silently(), "a connection without any request is idle too");
     half.send(&request("/")["GET / HT".len()..]);
     assert_eq!(half.response().text(), "ok");
-    wait_until("timeouts are counted", || timeouts(&planb) == 2);
+    wait_until("timeouts are counted", || timeouts(&stack.planb) == 2);
 }
 
 #[test]
 fn the_header_timeout_cuts_slow_heads_and_no_others() {
     let backend = Backend::named("ok");
-    let (planb, ..) = limited(&backend, &["--client-read-header-timeout=300ms"]);
-    let mut idle = planb.connect();
+    let stack = limited(&backend, &["--client-read-header-timeout=1s"]);
+    let mut idle = stack.planb.connect();
     assert_eq!(idle.get(HOST, "/").text(), "ok");
-    let mut uploading = planb.connect();
+    let mut uploading = stack.planb.connect();
     uploading.send(format!("POST / HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 4\r\n\r\nbo"));
 
-    let mut slow = planb.connect();
-    slow.send(&request("/")[..20]);
-    trickle(&mut slow);
-    let mut second = planb.connect();
+    let (mut second, mut slow, mut fresh) = (stack.planb.connect(), stack.planb.connect(), stack.planb.connect());
     assert_eq!(second.get(HOST, "/").text(), "ok");
     second.send("G");
+    slow.send(&request("/")[..20]);
+    trickle(&mut slow);
     assert!(second.ends_silently(), "a second head is limited like the first");
-    assert!(planb.connect().ends_silently(), "a connection's first head is limited from its beginning");
+    assert!(fresh.ends_silently(), "a connection's first head is limited from its beginning");
 
     assert_eq!(idle.get(HOST, "/").text(), "ok");
     uploading.send("dy");
     assert_eq!(uploading.response().text(), "ok");
-    assert_eq!(timeouts(&planb), 3);
+    assert_eq!(timeouts(&stack.planb), 3);
 }
 
 #[test]
@@ -93,23 +89,22 @@ fn the_read_timeout_cuts_slow_requests_and_no_slow_responses() {
         exchange.answer("200 OK", "", b"ok");
         true
     });
-    let (planb, ..) = limited(&backend, &["--client-read-timeout=300ms"]);
-    let mut waiting = planb.connect();
+    let stack = limited(&backend, &["--client-read-timeout=1s"]);
+    let mut waiting = stack.planb.connect();
     waiting.send(request("/slow"));
-    let mut idle = planb.connect();
+    let mut idle = stack.planb.connect();
     assert_eq!(idle.get(HOST, "/").text(), "ok");
 
-    let mut slow = planb.connect();
+    let (mut slow, mut half) = (stack.planb.connect(), stack.planb.connect());
     slow.send(format!("POST /endless HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 1000000\r\n\r\n"));
+    half.send("POST");
     trickle(&mut slow);
-    let mut slow = planb.connect();
-    slow.send("POST");
-    assert!(slow.ends_silently(), "a head is part of its request");
+    assert!(half.ends_silently(), "a head is part of its request");
 
     release.send(()).unwrap();
     assert_eq!(waiting.response().text(), "ok");
     assert_eq!(idle.get(HOST, "/").text(), "ok");
-    assert_eq!(timeouts(&planb), 2);
+    assert_eq!(timeouts(&stack.planb), 2);
 }
 
 #[test]
@@ -117,7 +112,7 @@ fn the_write_timeout_cuts_slow_responses_and_nothing_else() {
     let backend = Backend::start(|exchange| {
         if exchange.head.starts_with("GET /endless") {
             exchange.send("HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n");
-            while exchange.send([0; 65_536]) {}
+            while exchange.send(vec![0; 65_536]) {}
             return false;
         }
         if exchange.head.starts_with("GET /never") {
@@ -128,23 +123,22 @@ fn the_write_timeout_cuts_slow_responses_and_nothing_else() {
         exchange.answer("200 OK", "", b"ok");
         true
     });
-    let (planb, ..) = limited(&backend, &["--client-write-timeout=300ms"]);
-    let (mut idle, mut half) = (planb.connect(), planb.connect());
+    let stack = limited(&backend, &["--client-write-timeout=1s"]);
+    let (mut idle, mut half) = (stack.planb.connect(), stack.planb.connect());
     assert_eq!(idle.get(HOST, "/").text(), "ok");
     half.send("GET / HT");
 
-    let mut deaf = planb.connect();
+    let (mut deaf, mut waiting) = (stack.planb.connect(), stack.planb.connect());
     deaf.send(request("/endless"));
-    wait_until("the client that does not read is cut off", || timeouts(&planb) == 1);
-    assert!(deaf.try_response().is_err(), "the response looks complete");
-    let mut waiting = planb.connect();
     waiting.send(request("/never"));
+    wait_until("the client that does not read is cut off", || timeouts(&stack.planb) == 2);
+    assert!(deaf.try_response().is_err(), "the response looks complete");
     assert!(waiting.ends_silently());
 
     assert_eq!(idle.get(HOST, "/").text(), "ok");
     half.send(&request("/")["GET / HT".len()..]);
     assert_eq!(half.response().text(), "ok");
-    assert_eq!(timeouts(&planb), 2);
+    assert_eq!(timeouts(&stack.planb), 2);
 }
 
 #[test]
@@ -158,14 +152,12 @@ fn tunnels_have_no_deadline() {
         let mut message = [0; 4];
         exchange.read_exact(&mut message).is_ok_and(|()| exchange.send(message))
     });
-    let flags = ["read", "read-header", "write", "idle"].map(|name| format!("--client-{name}-timeout=300ms"));
-    let (planb, ..) = limited(&backend, &flags.each_ref().map(String::as_str));
-    let mut tunnel = planb.connect();
+    let flags = ["read", "read-header", "write", "idle"].map(|name| format!("--client-{name}-timeout=1s"));
+    let stack = limited(&backend, &flags.each_ref().map(String::as_str));
+    let mut tunnel = stack.planb.connect();
     tunnel.send(format!("GET / HTTP/1.1\r\nHost: {HOST}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"));
     assert_eq!(tunnel.head().unwrap().status, 101);
-    for _ in 0..2 {
-        assert!(planb.connect().ends_silently());
-    }
+    assert!(stack.planb.connect().ends_silently());
     tunnel.send("ping");
     assert_eq!(tunnel.read(4).unwrap(), b"ping");
 }
@@ -173,13 +165,13 @@ fn tunnels_have_no_deadline() {
 #[test]
 fn clients_beyond_the_limit_wait_for_their_turn() {
     let backend = Backend::named("ok");
-    let (planb, ..) = limited(&backend, &["--max-connections=2", "--workers=1"]);
-    let mut clients: Vec<Client> = (0..4).map(|_| planb.connect()).collect();
+    let stack = limited(&backend, &["--max-connections=2", "--workers=1"]);
+    let mut clients: Vec<Client> = (0..4).map(|_| stack.planb.connect()).collect();
     for (number, client) in clients.iter_mut().enumerate() {
         client.send(request(&format!("/{number}")));
     }
     assert_eq!((clients[0].response().text(), clients[1].response().text()), ("ok".to_owned(), "ok".to_owned()));
-    planb.wait_for_log("the connection limit is reached");
+    stack.planb.wait_for_log("the connection limit is reached");
     assert_eq!(clients[0].get(HOST, "/0").text(), "ok");
     assert!(!backend.requests().iter().any(|head| head.starts_with("GET /2") || head.starts_with("GET /3")));
 
@@ -188,7 +180,7 @@ fn clients_beyond_the_limit_wait_for_their_turn() {
     assert!(!backend.requests().iter().any(|head| head.starts_with("GET /3")));
     clients.remove(0);
     assert_eq!(clients[1].response().text(), "ok");
-    assert_eq!(planb.metric("planb_reverseproxy_connections_current_open") as u64, 2);
+    assert_eq!(stack.planb.count("planb_reverseproxy_connections_current_open"), 2);
 }
 
 #[test]
@@ -210,7 +202,7 @@ fn a_lack_of_descriptors_passes_and_no_backend_dies_of_it() {
     drop(others);
     wait_until("there are descriptors again", || get(planb.address(), HOST, "/").text() == "ok");
     assert_eq!(admitted.get(HOST, "/").text(), "ok");
-    assert_eq!(planb.metric("planb_router_backend_markdead_total") as u64, 0);
+    assert_eq!(planb.count("planb_router_backend_markdead_total"), 0);
     assert_eq!(redis_cli(&master, &["EXISTS", &format!("dead:{HOST}")]), "0");
 }
 
@@ -225,7 +217,7 @@ fn stalled_clients_and_backends_do_not_disturb_others() {
         }
         "/endless" => {
             exchange.send("HTTP/1.1 200 OK\r\n\r\n");
-            while exchange.send([0; 65_536]) {}
+            while exchange.send(vec![0; 65_536]) {}
             false
         }
         _ => {
@@ -260,7 +252,5 @@ fn stalled_clients_and_backends_do_not_disturb_others() {
     }
     drop(stalled);
     client.get(HOST, "/");
-    wait_until("their connections are gone", || {
-        stack.planb.metric("planb_reverseproxy_connections_current_open") as u64 == 1
-    });
+    wait_until("their connections are gone", || stack.planb.count("planb_reverseproxy_connections_current_open") == 1);
 }

@@ -2,11 +2,7 @@
 //!
 //! One topic a file. Everything waits for conditions, never for time; the only test servers are in `support`.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::redundant_closure_for_method_calls,
-    reason = "in a test, what goes wrong must fail it"
-)]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod support;
 

@@ -112,7 +112,7 @@ fn exchange(stack: &Stack, request: &str, step: usize) -> String {
             break;
         }
     }
-    let answers = client.rest().unwrap_or_else(|error| panic!("{request:?} in pieces of {step}: {error}"));
+    let answers = client.rest_or_reset().unwrap_or_else(|error| panic!("{request:?} in pieces of {step}: {error}"));
     String::from_utf8(answers).unwrap()
 }
 

@@ -26,7 +26,7 @@ impl Stack {
     }
 
     fn marks(&self) -> u64 {
-        self.planb.metric(MARKED) as u64
+        self.planb.count(MARKED)
     }
 
     /// Waits until the master knows of this host's dead backends, by their indexes.
@@ -103,7 +103,7 @@ fn a_request_gives_up_after_three_retries() {
     let urls: Vec<&str> = refusing.iter().map(|(_, url)| url.as_str()).collect();
     stack.list(HOST, &urls);
     assert_is_503(&stack.try_get(), "");
-    assert_eq!(stack.planb.metric("planb_reverseproxy_pool_dials_total") as u64, 4);
+    assert_eq!(stack.planb.count("planb_reverseproxy_pool_dials_total"), 4);
     assert_eq!(stack.marks(), 0);
 }
 
@@ -162,9 +162,9 @@ fn a_connection_that_its_backend_has_closed_costs_no_client_anything() {
     stack.list(HOST, &[&backend.url()]);
     for _ in 0..2 {
         assert_eq!(stack.try_get().status, 200);
-        wait_until("the pool is empty", || stack.planb.metric("planb_reverseproxy_pool_idle_connections") as u64 == 0);
+        wait_until("the pool is empty", || stack.planb.count("planb_reverseproxy_pool_idle_connections") == 0);
         assert_eq!(stack.try_post("body").status, 200);
-        wait_until("the pool is empty", || stack.planb.metric("planb_reverseproxy_pool_idle_connections") as u64 == 0);
+        wait_until("the pool is empty", || stack.planb.count("planb_reverseproxy_pool_idle_connections") == 0);
     }
     assert_eq!((backend.requests().len(), backend.connections()), (4, 4));
 }

@@ -43,7 +43,7 @@ impl Stack {
     }
 
     fn tunnels(&self) -> u64 {
-        self.planb.metric(TUNNELS) as u64
+        self.planb.count(TUNNELS)
     }
 }
 
@@ -110,7 +110,7 @@ fn a_refusing_backend_costs_no_client_its_websocket() {
         socket.send(Message::text("hello")).unwrap();
         assert_eq!(socket.read().unwrap(), Message::text("hello"));
     }
-    assert_eq!(stack.planb.metric("planb_router_backend_markdead_total") as u64, 1);
+    assert_eq!(stack.planb.count("planb_router_backend_markdead_total"), 1);
     assert!(stack.planb.wait_for_log("*DEAD*").contains(&refusing));
     wait_until("the master knows", || {
         super::support::redis_cli(&stack.master, &["SMEMBERS", &format!("dead:{HOST}")]) == "0"
@@ -208,7 +208,7 @@ fn many_tunnels_at_once_do_not_mix() {
     let (stack, backend) = echo();
     let mut sockets: Vec<_> = (0..100).map(|_| stack.open()).collect();
     assert_eq!((stack.tunnels(), backend.connections()), (100, 100));
-    assert_eq!(stack.planb.metric("planb_reverseproxy_connections_current_open") as u64, 0);
+    assert_eq!(stack.planb.count("planb_reverseproxy_connections_current_open"), 0);
     for (number, socket) in sockets.iter_mut().enumerate() {
         socket.send(Message::text(format!("message {number}"))).unwrap();
     }
@@ -238,7 +238,7 @@ fn a_side_that_vanishes_takes_the_other_with_it() {
 #[test]
 fn a_backend_may_speak_tls() {
     let stack = Stack::start(&["--backend-tls-verify=false"]);
-    let backend = Backend::start_tls(|exchange| exchange.echo_messages());
+    let backend = Backend::start_tls(Backend::echo_messages);
     stack.list(HOST, &[&backend.url()]);
     let mut socket = stack.open();
     socket.send(Message::text("hello")).unwrap();

@@ -96,7 +96,24 @@ impl Backend {
 
     /// A backend that becomes a WebSocket and sends back every message.
     pub fn websocket_echo() -> Self {
-        Self::start(|exchange: &mut Exchange<'_>| exchange.echo_messages())
+        Self::start(Self::echo_messages)
+    }
+
+    /// Becomes a WebSocket and sends back every message until the other side closes. Other requests are answered 400.
+    pub fn echo_messages(exchange: &mut Exchange<'_>) -> bool {
+        if exchange.header("upgrade").is_none() {
+            exchange.answer("400 Bad Request", "", b"");
+            return true;
+        }
+        exchange.switch();
+        let mut socket = WebSocket::from_raw_socket(exchange, Role::Server, None);
+        // The library itself answers pings and the closing handshake.
+        while let Ok(message) = socket.read() {
+            if (message.is_text() || message.is_binary()) && socket.send(message).is_err() {
+                break;
+            }
+        }
+        false
     }
 
     /// A backend that answers requests for `/held` once the gate is open, and all others at once.
@@ -208,23 +225,6 @@ impl Exchange<'_> {
             "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
              Sec-WebSocket-Accept: {accept}\r\n\r\n"
         ));
-    }
-
-    /// Becomes a WebSocket and sends back every message until the other side closes. Other requests are answered 400.
-    pub fn echo_messages(&mut self) -> bool {
-        if self.header("upgrade").is_none() {
-            self.answer("400 Bad Request", "", b"");
-            return true;
-        }
-        self.switch();
-        let mut socket = WebSocket::from_raw_socket(self, Role::Server, None);
-        // The library itself answers pings and the closing handshake.
-        while let Ok(message) = socket.read() {
-            if (message.is_text() || message.is_binary()) && socket.send(message).is_err() {
-                break;
-            }
-        }
-        false
     }
 
     /// Sends bytes; returns whether they could be.

@@ -126,12 +126,18 @@ impl Client {
         Ok(rest)
     }
 
+    /// The same, where the other side may also reset the connection, having closed it before all was read.
+    pub fn rest_or_reset(&mut self) -> io::Result<Vec<u8>> {
+        let mut rest = Vec::new();
+        match self.stream.read_to_end(&mut rest) {
+            Err(error) if error.kind() != io::ErrorKind::ConnectionReset => Err(error),
+            _ => Ok(rest),
+        }
+    }
+
     /// Waits until the other side closes or resets the connection; whether it has sent nothing more before.
     pub fn ends_silently(&mut self) -> bool {
-        match self.rest() {
-            Ok(rest) => rest.is_empty(),
-            Err(error) => error.kind() == io::ErrorKind::ConnectionReset,
-        }
+        self.rest_or_reset().is_ok_and(|rest| rest.is_empty())
     }
 
     /// Sends no more, but still receives.
