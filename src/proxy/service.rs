@@ -95,7 +95,7 @@ async fn attempt(
         let began = Instant::now();
         let sending = async {
             if upgrade {
-                worker.upstream.send_afresh(origin, request).await
+                Box::pin(worker.upstream.send_afresh(origin, request)).await
             } else {
                 worker.upstream.send(origin, request).await
             }

@@ -65,7 +65,8 @@ impl Upstream {
                 }
             };
         }
-        self.send_afresh(origin, request).await
+        // In a box, because the future that dials is large, and every request's would otherwise be as large.
+        Box::pin(self.send_afresh(origin, request)).await
     }
 
     /// Sends `request` over a new connection.
