@@ -25,9 +25,7 @@ fn main() -> anyhow::Result<()> {
     let replica = PrivateRedis::start(&["--replicaof", "127.0.0.1", &master_port, "--notify-keyspace-events", "KA"])?;
     let backends = Backends { first: backend("first")?, second: backend("second")? };
     master.command(&["RPUSH", &format!("frontend:{EXISTING}"), "bench", &format!("http://{}", backends.first)])?;
-    // Until a new replica's first acknowledgement the master holds commands back.
-    let replicas = master.command(&["WAIT", "1", "5000"])?;
-    ensure!(replicas == ":1", "the replica is not online: {replicas}");
+    master.wait_for_replica(&replica)?;
     let proxy = Proxy::start(replica.port(), master.port())?;
 
     let mut redis = Redis::connect(master.port())?;

@@ -39,8 +39,7 @@ pub fn run() -> anyhow::Result<()> {
     let second = backend::serve("second")?;
     println!("Two backends are on {first} and {second}.");
     master.command(&["RPUSH", &format!("frontend:{HOST}"), "demo", &format!("http://{first}")])?;
-    // A master holds commands back until a new replica's first acknowledgement, which would be measured as ours.
-    master.command(&["WAIT", "1", "5000"])?;
+    master.wait_for_replica(&replica)?;
 
     let folder = tempfile::tempdir().context("cannot make a folder for the access log")?;
     let access_log = folder.path().join("access.log");

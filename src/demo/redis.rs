@@ -91,6 +91,23 @@ impl PrivateRedis {
         Ok(reply.trim_end().to_owned())
     }
 
+    /// Waits until what is written here arrives at `replica` at once. A master holds commands back until a new replica's first
+    /// acknowledgement, for up to a second.
+    ///
+    /// # Errors
+    /// When either cannot be reached, or nothing arrives.
+    pub fn wait_for_replica(&self, replica: &Self) -> anyhow::Result<()> {
+        let deadline = Instant::now() + START_LIMIT;
+        for probe in ["planb:probe:1", "planb:probe:2"] {
+            self.command(&["SET", probe, "1", "EX", "60"])?;
+            while replica.command(&["EXISTS", probe])? != ":1" {
+                anyhow::ensure!(Instant::now() < deadline, "the replica did not follow within {START_LIMIT:?}");
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        Ok(())
+    }
+
     fn wait_until_up(mut self) -> anyhow::Result<Option<Self>> {
         Ok(self.wait_for_pong()?.then_some(self))
     }

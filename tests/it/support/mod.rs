@@ -73,9 +73,7 @@ pub fn redis_pair() -> (PrivateRedis, PrivateRedis) {
 pub fn replica_of(master: &PrivateRedis) -> PrivateRedis {
     let port = master.port().to_string();
     let replica = PrivateRedis::start(&["--replicaof", "127.0.0.1", &port, "--notify-keyspace-events", "KA"]).unwrap();
-    redis(master, &["SET", "warm-up", "1"]);
-    // A master holds commands back until a new replica's first acknowledgement.
-    wait_until("the replica is in step", || master.command(&["WAIT", "1", "1000"]).unwrap() == ":1");
+    master.wait_for_replica(&replica).unwrap();
     replica
 }
 
