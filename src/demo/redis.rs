@@ -1,6 +1,7 @@
 //! A `redis-server` of one's own, for as long as it is needed.
 
 use std::{
+    fs,
     io::{self, BufRead, BufReader, Write},
     net::TcpStream,
     path::Path,
@@ -43,7 +44,8 @@ impl PrivateRedis {
     pub fn start_on(port: u16, arguments: &[&str]) -> anyhow::Result<Option<Self>> {
         let folder = tempfile::tempdir().context("cannot make a folder for Redis")?;
         let process = spawn(port, folder.path(), arguments)?;
-        Self { process, port, folder }.wait_until_up()
+        let mut server = Self { process, port, folder };
+        Ok(server.wait_until_ready()?.then_some(server))
     }
 
     /// The port on 127.0.0.1.
@@ -68,7 +70,7 @@ impl PrivateRedis {
     pub fn restart(&mut self, arguments: &[&str]) -> anyhow::Result<()> {
         self.kill();
         self.process = spawn(self.port, self.folder.path(), arguments)?;
-        self.wait_for_pong()?.then_some(()).context("redis-server did not come back")
+        self.wait_until_ready()?.then_some(()).context("redis-server did not come back")
     }
 
     /// Kills the server (SIGKILL).
@@ -108,26 +110,22 @@ impl PrivateRedis {
         Ok(())
     }
 
-    fn wait_until_up(mut self) -> anyhow::Result<Option<Self>> {
-        Ok(self.wait_for_pong()?.then_some(self))
-    }
-
-    /// Waits for the server to answer; `false` if it ended instead.
-    fn wait_for_pong(&mut self) -> anyhow::Result<bool> {
+    /// Waits until the server says in its log that it is ready; `false` if it ended instead. Answers on the port prove nothing:
+    /// they may come from whoever has taken it.
+    fn wait_until_ready(&mut self) -> anyhow::Result<bool> {
+        let log = self.folder.path().join(LOG);
         let deadline = Instant::now() + START_LIMIT;
         while Instant::now() < deadline {
+            // There is no log until the server has begun.
+            if fs::read_to_string(&log).is_ok_and(|text| text.contains("Ready to accept connections")) {
+                return Ok(true);
+            }
             if self.process.try_wait()?.is_some() {
                 return Ok(false);
             }
-            match self.command(&["PING"]) {
-                // A server that wants a password is up as well; so is one that is no longer loading.
-                Ok(reply) if reply == "+PONG" || reply.starts_with("-NOAUTH") => {
-                    return Ok(self.process.try_wait()?.is_none());
-                }
-                Ok(_) | Err(_) => std::thread::sleep(Duration::from_millis(5)),
-            }
+            std::thread::sleep(Duration::from_millis(2));
         }
-        bail!("redis-server did not answer within {START_LIMIT:?}")
+        bail!("redis-server was not ready within {START_LIMIT:?}")
     }
 }
 
@@ -140,12 +138,17 @@ impl Drop for PrivateRedis {
 fn spawn(port: u16, folder: &Path, arguments: &[&str]) -> anyhow::Result<Child> {
     use std::os::unix::process::CommandExt;
 
+    // What an earlier run said there must not be taken for this one's.
+    match fs::remove_file(folder.join(LOG)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+        _ => {}
+    }
     Command::new("redis-server")
         .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--repl-diskless-sync-delay", "0"])
         .arg("--dir")
         .arg(folder)
         .arg("--logfile")
-        .arg(folder.join("redis.log"))
+        .arg(folder.join(LOG))
         .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -168,5 +171,8 @@ const FIRST_PORT: u16 = 20_000;
 const PORTS: u16 = 12_000;
 const PORT_ATTEMPTS: usize = 20;
 
-/// How long a server may take to come up.
-const START_LIMIT: Duration = Duration::from_secs(10);
+/// The server's log, in its folder.
+const LOG: &str = "redis.log";
+
+/// How long a server may take to come up, or a replica to follow.
+const START_LIMIT: Duration = Duration::from_secs(20);
