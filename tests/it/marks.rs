@@ -36,7 +36,7 @@ fn a_mark_ends_at_its_own_deadline_and_a_message_renews_it() {
         &[
             vec![b"MULTI"],
             vec![b"SADD", SET.as_bytes(), b"0"],
-            vec![b"PEXPIRE", SET.as_bytes(), b"2500"],
+            vec![b"PEXPIRE", SET.as_bytes(), b"8000"],
             vec![b"EXEC"],
         ],
     );
