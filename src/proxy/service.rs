@@ -89,6 +89,9 @@ async fn attempt(
         let Some(choice) = frontend.choose(worker.shared.clock.now(), &tried) else {
             break;
         };
+        if last.is_some() {
+            worker.shared.metrics.retries.inc();
+        }
         exchange.attempting(choice.backend.url());
         let origin = choice.backend.origin();
         headers::address_request(request.headers_mut(), host, origin.host.header());
@@ -127,7 +130,6 @@ async fn attempt(
             Some(unsent) if may_retry => request = unsent,
             _ => break,
         }
-        worker.shared.metrics.retries.inc();
     }
     let Some((choice, error)) = last else {
         exchange.log_error(&ProxyError::AllDead);
