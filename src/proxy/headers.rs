@@ -46,16 +46,30 @@ pub fn prepare_request(headers: &mut HeaderMap, forwarding: &Forwarding<'_>) -> 
 }
 
 /// Addresses the request to one backend. `original` is the client's `Host`; a backend that is known by `name` gets that
-/// instead, and the original in two other headers.
-pub fn address_request(headers: &mut HeaderMap, original: &HeaderValue, name: Option<&HeaderValue>) {
-    match name {
-        Some(name) => {
-            headers.insert(HOST, name.clone());
-            headers.insert(X_HOST, original.clone());
-            headers.insert(X_FORWARDED_HOST, original.clone());
-        }
-        None => {
-            headers.insert(HOST, original.clone());
+/// instead, and the original in two other headers. Before the request is addressed to another backend, what that replaced
+/// must be put back.
+pub fn address_request(headers: &mut HeaderMap, original: &HeaderValue, name: Option<&HeaderValue>) -> Replaced {
+    headers.insert(HOST, name.unwrap_or(original).clone());
+    Replaced(name.map(|_| {
+        [X_HOST, X_FORWARDED_HOST].map(|header| {
+            let before = headers.insert(header.clone(), original.clone());
+            (header, before)
+        })
+    }))
+}
+
+/// What the client itself said in the headers that carry the original host.
+#[derive(Default)]
+pub struct Replaced(Option<[(HeaderName, Option<HeaderValue>); 2]>);
+
+impl Replaced {
+    /// Restores the headers as they were.
+    pub fn put_back(self, headers: &mut HeaderMap) {
+        for (header, before) in self.0.into_iter().flatten() {
+            match before {
+                Some(before) => headers.insert(header, before),
+                None => headers.remove(header),
+            };
         }
     }
 }
@@ -232,13 +246,15 @@ mod tests {
     fn a_backend_known_by_name_is_addressed_by_it() {
         let mut all = headers(&[("host", "www.example.com:80")]);
         let original = all["host"].clone();
-        address_request(&mut all, &original, Some(&HeaderValue::from_static("name.internal")));
+        let replaced = address_request(&mut all, &original, Some(&HeaderValue::from_static("name.internal")));
         assert_eq!(
             (all["host"].as_bytes(), all["x-host"].as_bytes()),
             (&b"name.internal"[..], &b"www.example.com:80"[..])
         );
         assert_eq!(all["x-forwarded-host"], "www.example.com:80");
+        replaced.put_back(&mut all);
         address_request(&mut all, &original, None);
+        assert!(!all.contains_key("x-host") && !all.contains_key("x-forwarded-host"));
         assert_eq!(all["host"], "www.example.com:80");
     }
 

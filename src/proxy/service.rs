@@ -14,7 +14,7 @@ use super::{
     connection::Client,
     error::ProxyError,
     exchange::Exchange,
-    headers::{self, Forwarding, X_DEBUG_BACKEND_ID, X_DEBUG_BACKEND_URL, X_DEBUG_FRONTEND_KEY},
+    headers::{self, Forwarding, Replaced, X_DEBUG_BACKEND_ID, X_DEBUG_BACKEND_URL, X_DEBUG_FRONTEND_KEY},
     tunnel,
     upstream::{Failure, Lease},
 };
@@ -85,6 +85,7 @@ async fn attempt(
 ) -> (Option<Choice>, Result<(Response<Incoming>, Lease), ProxyError>) {
     let mut tried = Tried::default();
     let mut last: Option<(Choice, ProxyError)> = None;
+    let mut replaced = Replaced::default();
     for retries_left in (0..=MOST_RETRIES).rev() {
         let Some(choice) = frontend.choose(worker.shared.clock.now(), &tried) else {
             break;
@@ -94,7 +95,8 @@ async fn attempt(
         }
         exchange.attempting(choice.backend.url());
         let origin = choice.backend.origin();
-        headers::address_request(request.headers_mut(), host, origin.host.header());
+        replaced.put_back(request.headers_mut());
+        replaced = headers::address_request(request.headers_mut(), host, origin.host.header());
         let began = Instant::now();
         let sending = async {
             if upgrade {
