@@ -1,8 +1,9 @@
 # What there is to do. `make demo` and `make test` set up everything that they need.
 
 CARGO ?= cargo
+FUZZ_SECONDS ?= 60
 
-.PHONY: help setup build demo test bench bench-table bench-latency deny
+.PHONY: help setup build demo test bench bench-table bench-latency deny fuzz
 
 help:
 	@echo "make demo           see it work: a private Redis, two backends, the proxy, a live edit"
@@ -12,6 +13,7 @@ help:
 	@echo "make bench-latency  from an edit on the Redis master to the first request that follows it"
 	@echo "make bench-table    the routing table alone, at 1,000 and 1,000,000 hosts"
 	@echo "make deny           licences, advisories and duplicates among the dependencies"
+	@echo "make fuzz           each reader of foreign bytes against random ones, for FUZZ_SECONDS=60 each"
 
 setup:
 	@scripts/setup
@@ -41,3 +43,11 @@ bench-table: setup
 deny:
 	@command -v cargo-deny >/dev/null 2>&1 || $(CARGO) install --locked cargo-deny
 	$(CARGO) deny check
+
+# Without a sanitizer, which needs a nightly compiler: the code under test has no unsafe blocks that it could watch.
+fuzz: setup
+	@command -v c++ >/dev/null 2>&1 || { echo "please install g++" >&2; exit 1; }
+	@command -v cargo-fuzz >/dev/null 2>&1 || $(CARGO) install --locked cargo-fuzz
+	@for target in $$($(CARGO) fuzz list); do \
+		$(CARGO) fuzz run --sanitizer none $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
+	done

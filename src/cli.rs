@@ -12,14 +12,15 @@ use http::HeaderName;
 use jiff::SignedDuration;
 
 use crate::{
-    config::Config,
+    config::{CertificateSource, Config, Engine, Secret, Tls},
     proxy::{self, ClientTimeouts, LIBRARY_MAX_HEADERS},
     store::{self, Address, Server},
     sync,
     telemetry::LogTarget,
+    tls::{self, ClientCa, Preset},
 };
 
-/// A distributed HTTP and WebSocket reverse proxy whose routes live in Redis.
+/// A distributed HTTP, WebSocket and TLS reverse proxy whose routes live in Redis.
 #[derive(Debug, Parser)]
 #[command(
     name = "planb",
@@ -32,7 +33,7 @@ use crate::{
     after_help = "Durations are written as in Go: 500ms, 1m30s, 0s. Every flag can also be set in the environment, as \
                         PLANB_ and its name in capitals: PLANB_READ_REDIS_HOST. The environment variable RUST_LOG sets what \
                         is logged to standard error (default: info).\n\nSignals: INT and TERM drain (requests and WebSockets \
-                        in flight have 60 seconds to finish; a second signal exits at once), HUP reopens the access log."
+                        in flight have 60 seconds to finish; a second signal exits at once), HUP reopens the access log and reads certificate files again."
 )]
 pub struct Cli {
     /// Print the version
@@ -55,9 +56,48 @@ pub enum Command {
 
 #[derive(Debug, Args)]
 struct Flags {
-    /// Address for HTTP; an empty host (":80") means all addresses
-    #[arg(short, long, env = "PLANB_LISTEN", default_value = "0.0.0.0:8989", value_parser = address, value_name = "HOST:PORT")]
-    listen: SocketAddr,
+    /// Address for HTTP, or for TLS that the SNI engine passes through; an empty host (":80") means all addresses,
+    /// "disabled" means none
+    #[arg(short, long, env = "PLANB_LISTEN", default_value = "0.0.0.0:8989", value_parser = optional_address, value_name = "HOST:PORT")]
+    listen: Listen,
+
+    /// Address for HTTPS (HTTP/1.1 and HTTP/2) [default: none]
+    #[arg(long, env = "PLANB_TLS_LISTEN", value_parser = address, value_name = "HOST:PORT")]
+    tls_listen: Option<SocketAddr>,
+
+    /// Which TLS versions clients may speak. No preset offers TLS 1.0, TLS 1.1 or SSL (RFC 8996), nor ciphers other than
+    /// ECDHE with AEAD: the TLS library, rustls, has none of these
+    #[arg(long, env = "PLANB_TLS_PRESET", default_value = "modern", value_name = "PRESET")]
+    tls_preset: Preset,
+
+    /// Where certificates come from: "redis" (hashes tls:NAME with the fields certificate and key), or a folder of NAME.crt
+    /// and NAME.key; NAME may be *.DOMAIN, or * for clients that name no known host
+    #[arg(long, env = "PLANB_LOAD_CERTIFICATES_FROM", default_value = "redis", value_parser = certificate_source, value_name = "SOURCE")]
+    load_certificates_from: CertificateSource,
+
+    /// PEM file of the authorities whose client certificates are accepted; the verified subject is passed on in
+    /// X-Forwarded-Client-Cert [default: none are asked for]
+    #[arg(long, env = "PLANB_TLS_CLIENT_CA", requires = "tls_listen", value_name = "FILE")]
+    tls_client_ca: Option<PathBuf>,
+
+    /// Whether clients must show a certificate, where --tls-client-ca is given
+    #[arg(long, env = "PLANB_TLS_CLIENT_AUTH", default_value = "required", value_name = "POLICY")]
+    tls_client_auth: ClientAuth,
+
+    /// Secret of at least 16 characters, the same for all instances, under which they share the keys of session tickets on
+    /// the write Redis (planb:tickets), so that clients resume on any of them; better set in the environment [default:
+    /// none, keys are not shared]
+    #[arg(long, env = "PLANB_TLS_TICKET_SECRET", hide_env_values = true, value_parser = ticket_secret, value_name = "SECRET")]
+    tls_ticket_secret: Option<Secret>,
+
+    /// How long a ticket key makes tickets, from 1s to 48h; clients can resume for twice as long
+    #[arg(long, env = "PLANB_TLS_TICKET_ROTATION", default_value = "6h", value_parser = ticket_rotation, value_name = "DURATION")]
+    tls_ticket_rotation: Duration,
+
+    /// What is done with connections to --listen: native speaks HTTP, sni passes TLS through to the backend of the name that
+    /// the client asks for, without decrypting it; fasthttp is accepted for compatibility and means native
+    #[arg(long, env = "PLANB_ENGINE", default_value = "native", value_name = "ENGINE")]
+    engine: EngineName,
 
     /// Address for Prometheus' /metrics [default: none]
     #[arg(long, env = "PLANB_METRICS_ADDRESS", value_parser = address, value_name = "HOST:PORT")]
@@ -172,6 +212,23 @@ struct Flags {
     reconcile_interval: Duration,
 }
 
+/// An address that may be switched off.
+#[derive(Clone, Copy, Debug)]
+struct Listen(Option<SocketAddr>);
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum EngineName {
+    Native,
+    Sni,
+    Fasthttp,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ClientAuth {
+    Required,
+    Optional,
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Network {
     Tcp,
@@ -182,7 +239,11 @@ impl Cli {
     /// Reads the process's arguments and environment. Prints help, the version, or one line about what is wrong, and
     /// exits, where that is called for.
     pub fn from_process() -> Self {
-        Self::try_parse().unwrap_or_else(|error| {
+        let parsed = Self::try_parse().and_then(|cli| {
+            let problem = cli.flags.contradiction();
+            problem.map_or(Ok(cli), |text| Err(clap::Error::raw(ErrorKind::ArgumentConflict, text)))
+        });
+        parsed.unwrap_or_else(|error| {
             if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
                 error.exit();
             }
@@ -218,8 +279,26 @@ impl Cli {
         let (request_id_header, request_id_header_text) = flags.request_id_header.unzip();
         let seconds = |seconds: u32| Some(Duration::from_secs(seconds.into())).filter(|time| !time.is_zero());
         let unless_zero = |time: Duration| Some(time).filter(|time| !time.is_zero());
+        let handshake = tls::Config {
+            preset: flags.tls_preset,
+            client_ca: flags
+                .tls_client_ca
+                .map(|path| ClientCa { path, required: flags.tls_client_auth == ClientAuth::Required }),
+        };
+        let tls = flags.tls_listen.map(|listen| Tls {
+            listen,
+            source: flags.load_certificates_from,
+            handshake,
+            ticket_rotation: flags.tls_ticket_rotation,
+            ticket_secret: flags.tls_ticket_secret,
+        });
         Config {
-            listen: flags.listen,
+            listen: flags.listen.0,
+            engine: match flags.engine {
+                EngineName::Native | EngineName::Fasthttp => Engine::Native,
+                EngineName::Sni => Engine::Sni,
+            },
+            tls,
             metrics: flags.metrics_address,
             workers: flags.workers.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get),
             access_log: flags.access_log,
@@ -234,6 +313,7 @@ impl Cli {
                     write: unless_zero(flags.client_write_timeout),
                     idle: unless_zero(flags.client_idle_timeout),
                 },
+                handshake_timeout: unless_zero(flags.client_read_header_timeout).unwrap_or(HANDSHAKE_TIMEOUT),
                 dead_backend_time: Duration::from_secs(flags.dead_backend_time.into()),
                 request_id_header,
                 request_id_header_text,
@@ -246,12 +326,48 @@ impl Cli {
     }
 }
 
+impl Flags {
+    /// What makes no sense together.
+    fn contradiction(&self) -> Option<&'static str> {
+        match (self.listen.0, self.engine, self.tls_listen) {
+            (None, EngineName::Sni, _) => Some("--engine sni has nowhere to listen: --listen is disabled"),
+            (None, _, None) => Some("there is nowhere to listen: --listen is disabled, and there is no --tls-listen"),
+            _ => None,
+        }
+    }
+}
+
 fn server(network: Network, host: String, port: u16, password: Option<String>, database: u8) -> Server {
     let address = match network {
         Network::Tcp => Address::Tcp(host, port),
         Network::Unix => Address::Unix(PathBuf::from(host)),
     };
     Server { address, password: password.filter(|password| !password.is_empty()), database }
+}
+
+fn optional_address(text: &str) -> Result<Listen, String> {
+    if text == "disabled" { Ok(Listen(None)) } else { address(text).map(|address| Listen(Some(address))) }
+}
+
+// The form that the command line's parser wants.
+#[expect(clippy::unnecessary_wraps, reason = "value parsers return results")]
+fn certificate_source(text: &str) -> Result<CertificateSource, String> {
+    Ok(if text == "redis" { CertificateSource::Redis } else { CertificateSource::Folder(text.into()) })
+}
+
+fn ticket_secret(text: &str) -> Result<Secret, String> {
+    if text.len() < SHORTEST_SECRET {
+        return Err(format!("it has fewer than {SHORTEST_SECRET} characters"));
+    }
+    Ok(Secret(text.to_owned()))
+}
+
+fn ticket_rotation(text: &str) -> Result<Duration, String> {
+    let rotation = duration(text)?;
+    if !(Duration::from_secs(1)..=Duration::from_hours(48)).contains(&rotation) {
+        return Err("it is not from 1s to 48h".to_owned());
+    }
+    Ok(rotation)
 }
 
 fn address(text: &str) -> Result<SocketAddr, String> {
@@ -289,6 +405,12 @@ fn at_least_8192(text: &str) -> Result<usize, String> {
     }
 }
 
+/// For a TLS handshake, or a ClientHello, where heads have no limit.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Characters of a secret that is not easily guessed.
+const SHORTEST_SECRET: usize = 16;
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -307,7 +429,9 @@ mod tests {
     #[test]
     fn defaults_are_the_contracts() {
         let config = config(&[]);
-        assert_eq!(config.listen.to_string(), "0.0.0.0:8989");
+        assert_eq!(config.listen.unwrap().to_string(), "0.0.0.0:8989");
+        assert!(config.tls.is_none() && config.engine == Engine::Native);
+        assert_eq!(config.proxy.handshake_timeout, Duration::from_secs(10));
         assert_eq!(config.access_log, LogTarget::File("./access.log".into()));
         assert_eq!(config.store.read.to_string(), "127.0.0.1:6379");
         assert_eq!(config.proxy.request_timeout, Some(Duration::from_secs(30)));
@@ -318,8 +442,41 @@ mod tests {
 
     #[test]
     fn an_empty_host_means_all_addresses() {
-        assert_eq!(config(&["--listen", ":80"]).listen.to_string(), "[::]:80");
-        assert_eq!(config(&["-l", "127.0.0.1:81"]).listen.to_string(), "127.0.0.1:81");
+        assert_eq!(config(&["--listen", ":80"]).listen.unwrap().to_string(), "[::]:80");
+        assert_eq!(config(&["-l", "127.0.0.1:81"]).listen.unwrap().to_string(), "127.0.0.1:81");
+        assert_eq!(config(&["--listen=disabled"]).listen, None);
+    }
+
+    #[test]
+    fn tls_has_its_defaults() {
+        let tls = config(&["--tls-listen", ":443"]).tls.unwrap();
+        assert_eq!(tls.handshake.preset, Preset::Modern);
+        assert_eq!((tls.source, tls.handshake.client_ca), (CertificateSource::Redis, None));
+        assert_eq!((tls.ticket_rotation, tls.ticket_secret), (Duration::from_hours(6), None));
+        let arguments = ["--tls-listen=:443", "--tls-client-ca=ca.pem", "--load-certificates-from=certs"];
+        let tls = config(&arguments).tls.unwrap();
+        assert_eq!(tls.handshake.client_ca, Some(ClientCa { path: "ca.pem".into(), required: true }));
+        assert_eq!(tls.source, CertificateSource::Folder("certs".into()));
+        assert!(
+            config(&["--engine", "sni"]).engine == Engine::Sni
+                && config(&["--engine=fasthttp"]).engine == Engine::Native
+        );
+    }
+
+    #[test]
+    fn no_secret_is_shown() {
+        let config = config(&["--tls-listen=:443", "--tls-ticket-secret=correct horse battery staple"]);
+        assert!(!format!("{config:?}").contains("horse"));
+    }
+
+    #[test]
+    fn somewhere_clients_must_connect() {
+        let contradiction = |arguments: &[&str]| {
+            Cli::try_parse_from([&["planb"], arguments].concat()).unwrap().flags.contradiction().is_some()
+        };
+        assert!(contradiction(&["--listen=disabled"]));
+        assert!(contradiction(&["--listen=disabled", "--tls-listen=:443", "--engine=sni"]));
+        assert!(!contradiction(&["--listen=disabled", "--tls-listen=:443"]));
     }
 
     #[test]
@@ -365,6 +522,11 @@ mod tests {
             ["--client-read-timeout", "5"],
             ["--request-id-header", "a b"],
             ["--reconcile-interval", "0s"],
+            ["--engine", "nginx"],
+            ["--tls-preset", "weak"],
+            ["--tls-ticket-secret", "short"],
+            ["--tls-ticket-rotation", "49h"],
+            ["--tls-client-ca", "ca.pem"],
         ] {
             assert!(Cli::try_parse_from([&["planb"][..], &arguments].concat()).is_err(), "{arguments:?}");
         }

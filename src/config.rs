@@ -1,14 +1,18 @@
 //! What the process is to do, each part's share in the part's own form.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use crate::{proxy, store, sync, telemetry::LogTarget};
+use crate::{proxy, store, sync, telemetry::LogTarget, tls};
 
 /// The whole configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where clients connect.
-    pub listen: SocketAddr,
+    /// Where clients connect without TLS, or, with the SNI engine, with TLS that is passed through.
+    pub listen: Option<SocketAddr>,
+    /// What is done with connections to [`Config::listen`].
+    pub engine: Engine,
+    /// Where clients connect with TLS that ends here.
+    pub tls: Option<Tls>,
     /// Where `/metrics` is served.
     pub metrics: Option<SocketAddr>,
     /// Threads that serve clients.
@@ -21,4 +25,47 @@ pub struct Config {
     pub sync: sync::Config,
     /// How requests are handled.
     pub proxy: proxy::Config,
+}
+
+/// What is done with a client's connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    /// HTTP is spoken.
+    Native,
+    /// TLS is passed through by the name in its ClientHello.
+    Sni,
+}
+
+/// TLS that ends here.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// Where clients connect.
+    pub listen: SocketAddr,
+    /// Where certificates come from.
+    pub source: CertificateSource,
+    /// How handshakes are done.
+    pub handshake: tls::Config,
+    /// How long a ticket key makes tickets; they are accepted for twice as long.
+    pub ticket_rotation: Duration,
+    /// What ticket keys are sealed with on the write Redis. Without it they are not shared.
+    pub ticket_secret: Option<Secret>,
+}
+
+/// Where certificates come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CertificateSource {
+    /// The read Redis.
+    Redis,
+    /// A folder.
+    Folder(PathBuf),
+}
+
+/// Text that no log or dump may show.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("(secret)")
+    }
 }

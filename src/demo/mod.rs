@@ -16,11 +16,7 @@ use anyhow::Context;
 use clap::Parser;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::{
-    app::{self, Started},
-    cli::Cli,
-    telemetry::Telemetry,
-};
+use crate::{app, cli::Cli, telemetry::Telemetry};
 
 pub use redis::PrivateRedis;
 
@@ -60,11 +56,12 @@ pub fn run() -> anyhow::Result<()> {
         app::run(config, &telemetry, |started| {
             let master = &master;
             let access_log = &access_log;
+            let listen = started.listen.expect("the demonstration's own flags say where to listen");
             scope.spawn(move || {
-                if let Err(error) = show(&started, master, second) {
+                if let Err(error) = show(listen, master, second) {
                     println!("The demonstration failed: {error:#}");
                 }
-                hints(&started, master, &access_log.display().to_string());
+                hints(listen, started.metrics, master, &access_log.display().to_string());
             });
         })
     })?;
@@ -103,21 +100,20 @@ impl Interrupts {
 }
 
 /// The demonstration proper.
-fn show(started: &Started, master: &PrivateRedis, second: SocketAddr) -> anyhow::Result<()> {
-    println!("PlanB listens on {}. Its routes come from the replica; it has loaded one host.\n", started.listen);
-    wait_for(started.listen, "first")?;
-    println!("GET / with Host: {HOST} is answered by: {}", get(started.listen)?);
+fn show(listen: SocketAddr, master: &PrivateRedis, second: SocketAddr) -> anyhow::Result<()> {
+    println!("PlanB listens on {listen}. Its routes come from the replica; it has loaded one host.\n");
+    wait_for(listen, "first")?;
+    println!("GET / with Host: {HOST} is answered by: {}", get(listen)?);
 
     println!("Now RPUSH frontend:{HOST} http://{second} on the master...");
     master.command(&["RPUSH", &format!("frontend:{HOST}"), &format!("http://{second}")])?;
     let edited = Instant::now();
-    wait_for(started.listen, "second")?;
+    wait_for(listen, "second")?;
     println!("...and the second backend answered a request {:.2?} after Redis' reply.\n", edited.elapsed());
     Ok(())
 }
 
-fn hints(started: &Started, master: &PrivateRedis, access_log: &str) {
-    let Started { listen, metrics } = started;
+fn hints(listen: SocketAddr, metrics: Option<SocketAddr>, master: &PrivateRedis, access_log: &str) {
     let port = master.port();
     println!("Try, in another terminal:");
     println!("  curl -i -H 'Host: {HOST}' -H 'X-Debug-Router: 1' http://{listen}/");

@@ -3,6 +3,7 @@
 
 use std::{
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -12,21 +13,25 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
 
-use super::{exchange::Exchange, upstream::Lease};
+use super::{deadlines::Deadlines, exchange::Exchange, headers, upstream::Lease};
 
 /// A request's body on its way to a backend.
 #[derive(Default)]
-pub struct RequestBody(Option<Incoming>);
+pub struct RequestBody {
+    incoming: Option<Incoming>,
+    /// Told of the body's end, where the connection cannot tell.
+    deadlines: Option<Arc<Deadlines>>,
+}
 
 impl RequestBody {
-    /// A client's body.
-    pub fn new(incoming: Incoming) -> Self {
-        Self(Some(incoming))
+    /// A client's body. Its deadlines are told when it has arrived.
+    pub fn new(incoming: Incoming, deadlines: Option<Arc<Deadlines>>) -> Self {
+        Self { incoming: Some(incoming), deadlines }
     }
 
     /// No body.
     pub fn empty() -> Self {
-        Self(None)
+        Self::default()
     }
 }
 
@@ -35,18 +40,27 @@ impl Body for RequestBody {
     type Error = hyper::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        match &mut self.0 {
-            Some(incoming) => Pin::new(incoming).poll_frame(cx),
-            None => Poll::Ready(None),
+        let Some(incoming) = &mut self.incoming else { return Poll::Ready(None) };
+        let mut frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
+        if let Some(Ok(frame)) = &mut frame
+            && let Some(trailers) = frame.trailers_mut()
+        {
+            headers::prepare_trailers(trailers);
         }
+        if (frame.is_none() || incoming.is_end_stream())
+            && let Some(deadlines) = self.deadlines.take()
+        {
+            deadlines.body_ended();
+        }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.as_ref().is_none_or(Body::is_end_stream)
+        self.incoming.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+        self.incoming.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
     }
 }
 

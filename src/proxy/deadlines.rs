@@ -1,12 +1,16 @@
 //! How long a client may take, by what its connection is doing.
 
 use std::{
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
     },
+    task::{Context, Poll},
     time::Duration,
 };
+
+use tokio::time::{Instant, Sleep};
 
 use crate::routing::{Clock, Moment};
 
@@ -47,7 +51,7 @@ const FRESH: u8 = 0;
 const IDLE: u8 = 1;
 const HEAD: u8 = 2;
 const EXCHANGE: u8 = 3;
-const TUNNEL: u8 = 4;
+const BUSY: u8 = 4;
 
 impl Deadlines {
     /// For a connection that begins now; `None` when nothing is limited.
@@ -95,7 +99,17 @@ impl Deadlines {
 
     /// The connection has become a tunnel, which has no deadline.
     pub fn became_tunnel(&self) {
-        self.phase.store(TUNNEL, Ordering::Relaxed);
+        self.phase.store(BUSY, Ordering::Relaxed);
+    }
+
+    /// The connection has streams, whose deadlines are their own.
+    pub fn became_busy(&self) {
+        self.phase.store(BUSY, Ordering::Relaxed);
+    }
+
+    /// The connection's last stream has ended.
+    pub fn became_idle(&self) {
+        self.enter(IDLE);
     }
 
     fn enter(&self, phase: u8) {
@@ -119,6 +133,45 @@ impl Deadlines {
                 earliest(limit(read.filter(|_| reading), began), limit(write, ended))
             }
             _ => None,
+        }
+    }
+}
+
+/// A timer that follows the next deadline. It is moved only when it has run out, not whenever a deadline moves, because
+/// nearly all of them only ever move back.
+pub struct Alarm {
+    deadlines: Arc<Deadlines>,
+    timer: Option<(Moment, Pin<Box<Sleep>>)>,
+}
+
+impl Alarm {
+    /// For these deadlines.
+    pub fn new(deadlines: Arc<Deadlines>) -> Self {
+        Self { deadlines, timer: None }
+    }
+
+    /// Ready when the present deadline has passed.
+    pub fn poll(&mut self, clock: Clock, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let Some(deadline) = self.deadlines.next() else {
+                self.timer = None;
+                return Poll::Pending;
+            };
+            let now = clock.now();
+            if deadline <= now {
+                return Poll::Ready(());
+            }
+            let (set_for, sleep) = self.timer.get_or_insert_with(|| {
+                (deadline, Box::pin(tokio::time::sleep_until(Instant::now() + now.until(deadline))))
+            });
+            if deadline < *set_for {
+                sleep.as_mut().reset(Instant::now() + now.until(deadline));
+                *set_for = deadline;
+            }
+            if sleep.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            self.timer = None;
         }
     }
 }

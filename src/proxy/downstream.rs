@@ -14,13 +14,13 @@ use std::{
 use bytes::{Buf, Bytes};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
     time::Sleep,
 };
 
 use super::{
     deadlines::Deadlines,
     framing::{ChunkScanner, HeadScanner, POISON},
+    transport::Transport,
 };
 
 /// A client's connection whose request heads are looked over before the HTTP library sees them.
@@ -28,7 +28,7 @@ use super::{
 /// Bytes beyond a head are held back until [`Verdict`] says what they are, so that every head is scanned, pipelined ones
 /// too, and no byte of a body ever is.
 pub struct Downstream {
-    stream: TcpStream,
+    stream: Transport,
     state: State,
     held_back: Bytes,
     at_end: bool,
@@ -104,7 +104,7 @@ impl Verdict {
 
 impl Downstream {
     /// Wraps an accepted connection.
-    pub fn new(stream: TcpStream, verdict: Arc<Verdict>, deadlines: Option<Arc<Deadlines>>) -> Self {
+    pub fn new(stream: Transport, verdict: Arc<Verdict>, deadlines: Option<Arc<Deadlines>>) -> Self {
         Self {
             stream,
             state: State::Head(HeadScanner::default()),

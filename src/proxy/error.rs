@@ -4,6 +4,8 @@ use std::{io, time::Duration};
 
 use http::StatusCode;
 
+use crate::tls::HelloError;
+
 /// Why a request was not answered by a backend.
 #[derive(Debug, thiserror::Error)]
 pub enum ProxyError {
@@ -13,6 +15,9 @@ pub enum ProxyError {
     /// No frontend has the host, or none with a backend.
     #[error("no such route")]
     NoRoute,
+    /// More header lines than the operator allows.
+    #[error("too many header lines")]
+    TooManyHeaders,
     /// The frontend's backends are all out of rotation.
     #[error("all backends are dead")]
     AllDead,
@@ -37,6 +42,18 @@ pub enum ProxyError {
     /// No response head within the request timeout.
     #[error("request timeout after {0:?}")]
     RequestTimeout(Duration),
+    /// The backend answered something to a client on HTTP/2 that wants a WebSocket which it would take for one.
+    #[error("the backend opened no WebSocket, but answered {0}")]
+    NoWebSocket(StatusCode),
+    /// A connection that is to be passed through does not begin with a usable ClientHello.
+    #[error("cannot be passed through: {0}")]
+    Hello(#[source] HelloError),
+    /// No ClientHello within the time that a request's head may take.
+    #[error("no client hello within {0:?}")]
+    HelloTimeout(Duration),
+    /// The client closed the connection before it had said what it wants.
+    #[error("the client is gone")]
+    ClientGone,
     /// The backend switched protocols without being asked to.
     #[error("the backend sent an unexpected 101 response")]
     UnexpectedUpgrade,
@@ -69,15 +86,27 @@ impl ProxyError {
         let unavailable = Verdict { status: StatusCode::SERVICE_UNAVAILABLE, body: "", marks_dead: false };
         let bad_request = Verdict { status: StatusCode::BAD_REQUEST, ..unavailable };
         match self {
-            Self::Malformed(_) => bad_request,
+            Self::Malformed(_) | Self::Hello(_) => bad_request,
             Self::NoRoute => Verdict { body: "no such route", ..bad_request },
+            Self::TooManyHeaders => Verdict { status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, ..unavailable },
             Self::AllDead => Verdict { body: "all backends are dead", ..unavailable },
             Self::Resolve(_) | Self::Dial(_) | Self::DialTimeout(_) | Self::Tls(_) => {
                 Verdict { marks_dead: true, ..unavailable }
             }
-            Self::Exhausted(_) | Self::Broken(_) | Self::RequestTimeout(_) | Self::UnexpectedUpgrade => unavailable,
+            Self::Exhausted(_)
+            | Self::Broken(_)
+            | Self::RequestTimeout(_)
+            | Self::UnexpectedUpgrade
+            | Self::NoWebSocket(_) => unavailable,
+            Self::HelloTimeout(_) => Verdict { status: StatusCode::REQUEST_TIMEOUT, ..unavailable },
+            Self::ClientGone => Verdict { status: client_gone(), ..unavailable },
         }
     }
+}
+
+/// Logged when the client went away before there was an answer; nginx's code for it.
+pub fn client_gone() -> StatusCode {
+    StatusCode::from_u16(499).expect("499 is a status code")
 }
 
 // errno(3); Linux numbers, as everywhere else in this crate.

@@ -9,7 +9,7 @@ use std::{
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, header};
 
-use super::{Shared, deadlines::Deadlines, headers};
+use super::{Shared, deadlines::Deadlines, error::client_gone, headers};
 use crate::{
     routing::Frontend,
     telemetry::{self, Entry},
@@ -24,7 +24,7 @@ pub struct Exchange {
     client: IpAddr,
     method: Method,
     uri: Uri,
-    version: Version,
+    protocol: &'static str,
     host: Option<HeaderValue>,
     referer: Option<HeaderValue>,
     user_agent: Option<HeaderValue>,
@@ -48,6 +48,8 @@ impl Exchange {
         request: &http::request::Parts,
     ) -> Box<Self> {
         let header = |name| request.headers.get(name).cloned();
+        // HTTP/2 knows the host as a part of the target.
+        let host = header(header::HOST).or_else(|| HeaderValue::from_str(request.uri.authority()?.as_str()).ok());
         Box::new(Self {
             shared: Arc::clone(shared),
             deadlines,
@@ -55,11 +57,39 @@ impl Exchange {
             client,
             method: request.method.clone(),
             uri: request.uri.clone(),
-            version: request.version,
-            host: header(header::HOST),
+            host,
+            protocol: match request.version {
+                Version::HTTP_10 => "HTTP/1.0",
+                Version::HTTP_2 => "HTTP/2.0",
+                _ => "HTTP/1.1",
+            },
             referer: header(header::REFERER),
             user_agent: header(header::USER_AGENT),
             forwarded_for: headers::forwarded_for(&request.headers),
+            request_id: None,
+            frontend: None,
+            backend: None,
+            status: None,
+            body_bytes: 0,
+            backend_time: Duration::ZERO,
+            is_recorded: true,
+        })
+    }
+
+    /// For a connection that arrived then and is passed through. It is recorded as a CONNECT to the server name.
+    pub fn begin_passthrough(shared: &Arc<Shared>, client: IpAddr, name: Option<&str>, arrived: Instant) -> Box<Self> {
+        Box::new(Self {
+            shared: Arc::clone(shared),
+            deadlines: None,
+            began: arrived,
+            client,
+            method: Method::CONNECT,
+            uri: name.and_then(|name| name.parse().ok()).unwrap_or_default(),
+            protocol: "TLS",
+            host: name.and_then(|name| HeaderValue::from_str(name).ok()),
+            referer: None,
+            user_agent: None,
+            forwarded_for: None,
             request_id: None,
             frontend: None,
             backend: None,
@@ -105,6 +135,14 @@ impl Exchange {
         self.body_bytes += bytes;
     }
 
+    /// The target without its query; for a CONNECT, the host.
+    fn path(&self) -> &str {
+        match self.uri.authority() {
+            Some(authority) if self.uri.scheme().is_none() => authority.as_str(),
+            _ => self.uri.path(),
+        }
+    }
+
     /// The frontend key that matched; else the host as sent.
     fn host_or_key(&self) -> &[u8] {
         match (&self.frontend, &self.host) {
@@ -125,7 +163,7 @@ impl Exchange {
         line.extend_from_slice(b" -> ");
         telemetry::put_escaped(&mut line, self.backend.as_deref().unwrap_or("?").as_bytes());
         line.extend_from_slice(b" - ");
-        telemetry::put_escaped(&mut line, self.uri.path().as_bytes());
+        telemetry::put_escaped(&mut line, self.path().as_bytes());
         line.extend_from_slice(b" - ");
         line.extend_from_slice(self.request_id_header().as_bytes());
         line.push(b':');
@@ -150,15 +188,15 @@ impl Drop for Exchange {
             return;
         }
         let metrics = &self.shared.metrics;
-        let status = self.status.map_or(CLIENT_GONE, |status| status.as_u16());
+        let status = self.status.unwrap_or_else(client_gone).as_u16();
         metrics.count_response(status);
         metrics.request_duration.observe(total.as_secs_f64());
         metrics.backend_duration.observe(self.backend_time.as_secs_f64());
         self.shared.access_log.write(&Entry {
             client: self.client,
             method: self.method.as_str(),
-            path: self.uri.path(),
-            protocol: if self.version == Version::HTTP_10 { "HTTP/1.0" } else { "HTTP/1.1" },
+            path: self.path(),
+            protocol: self.protocol,
             status,
             body_bytes: self.body_bytes,
             referer: bytes_of(self.referer.as_ref()),
@@ -176,6 +214,3 @@ impl Drop for Exchange {
 fn bytes_of(value: Option<&HeaderValue>) -> &[u8] {
     value.map_or(&[], HeaderValue::as_bytes)
 }
-
-/// Logged when the client went away before there was an answer; nginx's code for it.
-const CLIENT_GONE: u16 = 499;

@@ -4,8 +4,9 @@ use std::net::IpAddr;
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Request, Version,
-    header::{self, CONNECTION, CONTENT_LENGTH, HOST, TE, TRANSFER_ENCODING, UPGRADE},
+    header::{self, CONNECTION, CONTENT_LENGTH, COOKIE, HOST, TE, TRANSFER_ENCODING, UPGRADE},
 };
+use http_body::Body;
 
 /// A request's headers before any backend is chosen.
 pub struct Forwarding<'a> {
@@ -17,6 +18,8 @@ pub struct Forwarding<'a> {
     pub request_id_header: Option<&'a HeaderName>,
     /// Whether the request asks to become a WebSocket.
     pub upgrade: bool,
+    /// What the client's verified certificate says of it.
+    pub certificate: Option<&'a HeaderValue>,
 }
 
 /// Prepares a client's headers for any backend: removes what concerns only the client's connection, then adds our own, so
@@ -34,6 +37,10 @@ pub fn prepare_request(headers: &mut HeaderMap, forwarding: &Forwarding<'_>) -> 
     append_client(headers, forwarding.client);
     if !headers.contains_key(&X_FORWARDED_PROTO) {
         headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(forwarding.scheme));
+    }
+    match forwarding.certificate {
+        None => drop(headers.remove(&X_FORWARDED_CLIENT_CERT)),
+        Some(certificate) => drop(headers.insert(X_FORWARDED_CLIENT_CERT, certificate.clone())),
     }
     if let Some(name) = forwarding.request_id_header
         && headers.get(name).is_none_or(HeaderValue::is_empty)
@@ -85,6 +92,36 @@ pub fn prepare_response(headers: &mut HeaderMap, upgrade: bool) {
         headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
     }
+}
+
+/// Removes what completes a WebSocket handshake in HTTP/1.1.
+pub fn remove_upgrade(headers: &mut HeaderMap) {
+    headers.remove(CONNECTION);
+    headers.remove(UPGRADE);
+}
+
+/// Joins the lines of `Cookie`, which HTTP/2 may split and HTTP/1.1 may not (RFC 9113 section 8.2.3).
+pub fn join_cookies(headers: &mut HeaderMap) {
+    let mut lines = headers.get_all(COOKIE).iter();
+    if let (Some(first), Some(second)) = (lines.next(), lines.next()) {
+        let lines = [first, second].into_iter().chain(lines).map(HeaderValue::as_bytes);
+        let joined = lines.collect::<Vec<_>>().join(&b"; "[..]);
+        let joined = HeaderValue::from_maybe_shared(bytes::Bytes::from(joined));
+        headers.insert(COOKIE, joined.expect("header values joined by semicolons are one"));
+    }
+}
+
+/// Says that the body's length is not known, where that is so. Left to itself, the HTTP library takes it that a GET without
+/// a length has no body.
+pub fn declare_body<B: Body>(request: &mut Request<B>) {
+    if request.body().size_hint().exact().is_none() && !request.body().is_end_stream() {
+        request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+}
+
+/// Removes from trailers what a backend must only hear from us.
+pub fn prepare_trailers(trailers: &mut HeaderMap) {
+    trailers.remove(&X_FORWARDED_CLIENT_CERT);
 }
 
 /// Whether a request asks to become a WebSocket, which HTTP/1.0 cannot (RFC 9110 section 7.8).
@@ -159,6 +196,7 @@ const HOP_BY_HOP: [HeaderName; 8] = [
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_HOST: HeaderName = HeaderName::from_static("x-host");
 const X_DEBUG_ROUTER: HeaderName = HeaderName::from_static("x-debug-router");
@@ -191,6 +229,7 @@ mod tests {
             scheme: "http",
             request_id_header: Some(&HeaderName::from_static("x-request-id")),
             upgrade: false,
+            certificate: None,
         };
         prepare_request(&mut headers, &forwarding);
         headers
@@ -235,6 +274,39 @@ mod tests {
         for gone in ["connection", "x-secret", "keep-alive", "te", "proxy-authorization"] {
             assert!(!all.contains_key(gone), "{gone} is still there");
         }
+    }
+
+    #[test]
+    fn only_we_say_who_a_client_is() {
+        assert!(
+            !prepared(&[("x-forwarded-client-cert", "Subject=\"CN=admin\"")]).contains_key("x-forwarded-client-cert")
+        );
+        let mut all = headers(&[("x-forwarded-client-cert", "forged"), ("connection", "x-forwarded-client-cert")]);
+        let certificate = HeaderValue::from_static("Hash=0");
+        let forwarding = Forwarding {
+            client: IpAddr::from([10, 0, 0, 9]),
+            scheme: "https",
+            request_id_header: None,
+            upgrade: false,
+            certificate: Some(&certificate),
+        };
+        prepare_request(&mut all, &forwarding);
+        assert_eq!(
+            (all["x-forwarded-client-cert"].as_bytes(), all["x-forwarded-proto"].as_bytes()),
+            (&b"Hash=0"[..], &b"https"[..])
+        );
+        prepare_trailers(&mut all);
+        assert!(!all.contains_key("x-forwarded-client-cert"));
+    }
+
+    #[test]
+    fn split_cookies_become_one_line() {
+        let mut all = headers(&[("cookie", "a=1"), ("cookie", "b=2"), ("cookie", "c=3; d=4")]);
+        join_cookies(&mut all);
+        assert_eq!(all.get_all("cookie").iter().collect::<Vec<_>>(), ["a=1; b=2; c=3; d=4"]);
+        let mut all = headers(&[("cookie", "a=1")]);
+        join_cookies(&mut all);
+        assert_eq!(all["cookie"], "a=1");
     }
 
     #[test]

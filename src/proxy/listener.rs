@@ -8,11 +8,29 @@ use std::{
     time::Duration,
 };
 
-use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tracing::warn;
 
 use super::{Worker, connection};
+use crate::tls::Terminator;
+
+/// What clients speak on an address.
+#[derive(Clone)]
+pub enum Protocol {
+    /// HTTP/1.
+    Http,
+    /// HTTP/1 or HTTP/2 under TLS.
+    Tls(Arc<Terminator>),
+    /// TLS that is not ours to decrypt.
+    Passthrough,
+}
+
+/// One worker's listening socket.
+pub struct Door {
+    socket: StdListener,
+    protocol: Protocol,
+}
 
 /// One address, bound by as many sockets as there are workers. The kernel spreads connections over them.
 ///
@@ -21,6 +39,7 @@ use super::{Worker, connection};
 pub struct Listeners {
     sockets: Vec<Socket>,
     address: SocketAddr,
+    protocol: Protocol,
 }
 
 impl Listeners {
@@ -29,7 +48,7 @@ impl Listeners {
     ///
     /// # Errors
     /// When the address is in use, or is not this machine's.
-    pub fn bind(address: SocketAddr, count: usize) -> io::Result<Self> {
+    pub fn bind(address: SocketAddr, protocol: Protocol, count: usize) -> io::Result<Self> {
         let first = match bind(address) {
             Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED && error.raw_os_error() == Some(EAFNOSUPPORT) => {
                 bind(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port()))?
@@ -41,7 +60,7 @@ impl Listeners {
         for _ in 1..count {
             sockets.push(bind(address)?);
         }
-        Ok(Self { sockets, address })
+        Ok(Self { sockets, address, protocol })
     }
 
     /// The address, with the port that was chosen.
@@ -53,7 +72,7 @@ impl Listeners {
     ///
     /// # Errors
     /// When another process began to listen on the address meanwhile.
-    pub fn listen(self) -> io::Result<Vec<StdListener>> {
+    pub fn listen(self) -> io::Result<Vec<Door>> {
         self.sockets
             .into_iter()
             .enumerate()
@@ -63,7 +82,7 @@ impl Listeners {
                 socket.listen(BACKLOG)?;
                 socket.set_reuse_port(true)?;
                 socket.set_nonblocking(true)?;
-                Ok(socket.into())
+                Ok(Door { socket: socket.into(), protocol: self.protocol.clone() })
             })
             .collect()
     }
@@ -77,7 +96,7 @@ fn bind(address: SocketAddr) -> io::Result<Socket> {
 
 /// A socket whose options its accepted connections inherit.
 fn new_socket(address: SocketAddr) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(socket2::Protocol::TCP))?;
     if address.ip() == Ipv6Addr::UNSPECIFIED {
         socket.set_only_v6(false)?;
     }
@@ -88,7 +107,11 @@ fn new_socket(address: SocketAddr) -> io::Result<Socket> {
 }
 
 /// Takes connections until the drain begins, then those that the kernel has already accepted, and returns.
-pub(super) async fn accept(worker: &Rc<Worker>, listener: TcpListener) {
+///
+/// # Errors
+/// When the socket cannot be used.
+pub(super) async fn accept(worker: Rc<Worker>, door: Door) -> io::Result<()> {
+    let (listener, protocol) = (TcpListener::from_std(door.socket)?, door.protocol);
     let mut pause = SHORTEST_PAUSE;
     loop {
         let accepted = tokio::select! {
@@ -99,7 +122,7 @@ pub(super) async fn accept(worker: &Rc<Worker>, listener: TcpListener) {
         match accepted {
             Ok((stream, peer)) => {
                 pause = SHORTEST_PAUSE;
-                admit(worker, stream, peer).await;
+                admit(&worker, &protocol, stream, peer).await;
             }
             Err(error) if is_the_clients(&error) => {}
             Err(error) => {
@@ -112,12 +135,13 @@ pub(super) async fn accept(worker: &Rc<Worker>, listener: TcpListener) {
         }
     }
     while let Ok(Ok((stream, peer))) = tokio::time::timeout(Duration::ZERO, listener.accept()).await {
-        admit(worker, stream, peer).await;
+        admit(&worker, &protocol, stream, peer).await;
     }
+    Ok(())
 }
 
 /// Waits for a permit, which holds up this worker's accepting: whoever comes later waits in the kernel's queue.
-async fn admit(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
+async fn admit(worker: &Rc<Worker>, protocol: &Protocol, stream: TcpStream, peer: SocketAddr) {
     let permits = &worker.shared.connections;
     let permit = if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
         permit
@@ -129,7 +153,9 @@ async fn admit(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
         };
         acquired.expect("the semaphore is never closed")
     };
-    worker.tasks.spawn_local(connection::serve(Rc::clone(worker), stream, peer.ip().to_canonical(), permit));
+    let (worker, address) = (Rc::clone(worker), peer.ip().to_canonical());
+    let serving = connection::serve(Rc::clone(&worker), protocol.clone(), stream, address, permit);
+    worker.tasks.spawn_local(serving);
 }
 
 /// The client gave up before it was accepted; that is no trouble of ours.

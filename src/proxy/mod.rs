@@ -4,6 +4,7 @@
 //! its own, so that no request ever crosses a thread. What the workers share is read-only or atomic. This module knows
 //! nothing of Redis: it reads [`Routes`], and says what died into a channel.
 
+mod attempts;
 mod body;
 mod connection;
 mod deadlines;
@@ -11,19 +12,25 @@ mod downstream;
 mod error;
 mod exchange;
 mod framing;
+mod handshake;
 mod headers;
+mod http1;
+mod http2;
 mod listener;
+mod passthrough;
 mod service;
+mod transport;
 mod tunnel;
 mod upstream;
+mod websocket;
 
-use std::{io, net::TcpListener, rc::Rc, sync::Arc, time::Duration};
+use std::{io, rc::Rc, sync::Arc, time::Duration};
 
 use http::HeaderName;
 use hyper::{client, server};
 use tokio::{
     sync::{Semaphore, mpsc},
-    task::LocalSet,
+    task::{JoinSet, LocalSet},
 };
 use tokio_util::task::TaskTracker;
 
@@ -34,7 +41,7 @@ use crate::{
 };
 
 pub use deadlines::ClientTimeouts;
-pub use listener::Listeners;
+pub use listener::{Door, Listeners, Protocol};
 pub use upstream::{BackendTls, Traffic};
 use upstream::{Dialer, Pool, Upstream};
 
@@ -47,6 +54,8 @@ pub struct Config {
     pub dial_timeout: Option<Duration>,
     /// What clients are allowed.
     pub client_timeouts: ClientTimeouts,
+    /// How long a client's TLS handshake may take, or its ClientHello where that alone is read.
+    pub handshake_timeout: Duration,
     /// How long a backend that cannot be reached stays out of rotation; zero means not at all.
     pub dead_backend_time: Duration,
     /// The header that carries request ids.
@@ -90,7 +99,7 @@ pub struct Shared {
 /// One thread's share of the proxy.
 struct Worker {
     shared: Arc<Shared>,
-    http: server::conn::http1::Builder,
+    http1: server::conn::http1::Builder,
     upstream: Upstream,
     pool: Rc<Pool>,
     /// Connections and tunnels, for the drain to wait for.
@@ -98,18 +107,23 @@ struct Worker {
     drain: Drain,
 }
 
-/// Serves the connections of one listening socket until the drain is over. Blocks the thread.
+/// Serves the connections of its listening sockets until the drain is over. Blocks the thread.
 ///
 /// # Errors
-/// When the runtime cannot be made, or the socket cannot be used.
-pub fn run_worker(shared: Arc<Shared>, listener: TcpListener, drain: &Drain) -> io::Result<()> {
+/// When the runtime cannot be made, or a socket cannot be used.
+pub fn run_worker(shared: Arc<Shared>, doors: Vec<Door>, drain: &Drain) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let local = LocalSet::new();
     let result = local.block_on(&runtime, async {
-        let listener = tokio::net::TcpListener::from_std(listener)?;
         let worker = Rc::new(Worker::new(shared, drain.clone()));
         let reaper = tokio::task::spawn_local(reap(Rc::clone(&worker.pool)));
-        listener::accept(&worker, listener).await;
+        let mut accepting = JoinSet::new();
+        for door in doors {
+            accepting.spawn_local(listener::accept(Rc::clone(&worker), door));
+        }
+        while let Some(ended) = accepting.join_next().await {
+            ended.map_err(io::Error::other)??;
+        }
         worker.tasks.close();
         tokio::select! {
             () = worker.tasks.wait() => {}
@@ -143,7 +157,7 @@ impl Worker {
         }
         let dialer = Dialer::new(shared.config.dial_timeout, client, shared.backend_tls.clone(), traffic);
         let upstream = Upstream::new(dialer, Rc::clone(&pool));
-        Self { shared, http: server, upstream, pool, tasks: TaskTracker::new(), drain }
+        Self { shared, http1: server, upstream, pool, tasks: TaskTracker::new(), drain }
     }
 }
 

@@ -3,40 +3,52 @@
 use std::{rc::Rc, sync::Arc, time::Instant};
 
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, request::Parts};
-use hyper::{
-    body::Incoming,
-    upgrade::{self, OnUpgrade},
-};
+use hyper::{body::Incoming, upgrade};
 
 use super::{
     Worker,
+    attempts::Attempts,
     body::{RequestBody, ResponseBody},
     connection::Client,
+    deadlines::Deadlines,
     error::ProxyError,
     exchange::Exchange,
     headers::{self, Forwarding, Replaced, X_DEBUG_BACKEND_ID, X_DEBUG_BACKEND_URL, X_DEBUG_FRONTEND_KEY},
     tunnel,
     upstream::{Failure, Lease},
+    websocket::Opening,
 };
-use crate::routing::{Choice, DeadMark, Frontend, Host, Tried};
+use crate::routing::{Choice, Frontend, Host};
 
-/// Answers a request; there is always an answer.
-pub async fn answer(worker: Rc<Worker>, client: Rc<Client>, mut request: Request<Incoming>) -> Response<ResponseBody> {
-    let upgrade = headers::wants_websocket(&request).then(|| upgrade::on(&mut request));
+/// Answers a request; there is always an answer. `deadlines` are those of the request's connection or stream.
+pub async fn answer(
+    worker: Rc<Worker>,
+    client: Rc<Client>,
+    deadlines: Option<Arc<Deadlines>>,
+    mut request: Request<Incoming>,
+) -> Response<ResponseBody> {
+    let opening = Opening::of(&mut request);
     let (mut head, body) = request.into_parts();
-    let mut exchange = Exchange::begin(&worker.shared, client.deadlines.clone(), client.address, &head);
+    let mut exchange = Exchange::begin(&worker.shared, deadlines.clone(), client.address, &head);
+    let is_http2 = head.version == Version::HTTP_2;
+    // On HTTP/1, bytes may follow a request's head that were not looked over.
+    let unread = !is_http2 && opening.is_some();
 
-    let host = match check_coding(&head.headers).and_then(|()| requested_host(&head)) {
+    if is_http2 && head.headers.len() > worker.shared.config.max_headers {
+        return refuse(exchange, &ProxyError::TooManyHeaders, false);
+    }
+    let checked = check_coding(&head.headers).and_then(|()| requested_host(&head, opening.is_some()));
+    let host = match checked {
         Ok(host) => host,
         Err(reason) => {
             worker.shared.metrics.malformed_requests.inc();
-            return refuse(exchange, &ProxyError::Malformed(reason), true);
+            return refuse(exchange, &ProxyError::Malformed(reason), !is_http2);
         }
     };
     let frontend = {
         // A malformed name was refused above, so that this parses again.
         let Ok(name) = host.to_str().map_err(drop).and_then(|text| Host::parse(text).map_err(drop)) else {
-            return refuse(exchange, &ProxyError::Malformed("the host is malformed"), true);
+            return refuse(exchange, &ProxyError::Malformed("the host is malformed"), !is_http2);
         };
         if name.full() == PING_HOST && head.uri.path() == "/" {
             exchange.forget();
@@ -48,24 +60,33 @@ pub async fn answer(worker: Rc<Worker>, client: Rc<Client>, mut request: Request
         &mut head.headers,
         &Forwarding {
             client: client.address,
-            scheme: "http",
+            scheme: client.scheme,
             request_id_header: worker.shared.config.request_id_header.as_ref(),
-            upgrade: upgrade.is_some(),
+            upgrade: opening.is_some(),
+            certificate: client.certificate.as_ref(),
         },
     );
     exchange.identify(&head.headers);
     let Some(frontend) = frontend else {
         exchange.log_error(&ProxyError::NoRoute);
-        return refuse(exchange, &ProxyError::NoRoute, upgrade.is_some());
+        return refuse(exchange, &ProxyError::NoRoute, unread);
     };
     exchange.routed(&frontend);
     make_origin_form(&mut head);
+    if is_http2 {
+        headers::join_cookies(&mut head.headers);
+    }
+    if let Some(opening) = &opening {
+        opening.ask(&mut head.headers);
+        head.method = Method::GET;
+    }
 
-    let request = Request::from_parts(head, RequestBody::new(body));
-    let (choice, outcome) = attempt(&worker, &frontend, &host, request, upgrade.is_some(), &mut exchange).await;
+    let mut request = Request::from_parts(head, RequestBody::new(body, deadlines.clone().filter(|_| is_http2)));
+    headers::declare_body(&mut request);
+    let (choice, outcome) = attempt(&worker, &frontend, &host, request, opening.as_ref(), &mut exchange).await;
     let mut response = match outcome {
-        Ok((response, lease)) => respond(&worker, client, response, lease, upgrade, exchange),
-        Err(error) => refuse(exchange, &error, upgrade.is_some()),
+        Ok((response, lease)) => respond(&worker, client, deadlines.as_deref(), response, lease, opening, exchange),
+        Err(error) => refuse(exchange, &error, unread),
     };
     if debug {
         add_debug_headers(response.headers_mut(), &frontend, choice.as_ref());
@@ -73,33 +94,24 @@ pub async fn answer(worker: Rc<Worker>, client: Rc<Client>, mut request: Request
     response
 }
 
-/// Tries backends until one answers, or there is none left that may be tried. Every failure is logged here, and held
-/// against the backend where it is the backend's.
+/// Tries backends until one answers, or there is none left that may be tried.
 async fn attempt(
     worker: &Worker,
     frontend: &Arc<Frontend>,
     host: &HeaderValue,
     mut request: Request<RequestBody>,
-    upgrade: bool,
+    opening: Option<&Opening>,
     exchange: &mut Exchange,
 ) -> (Option<Choice>, Result<(Response<Incoming>, Lease), ProxyError>) {
-    let mut tried = Tried::default();
-    let mut last: Option<(Choice, ProxyError)> = None;
+    let mut attempts = Attempts::at(worker, frontend);
     let mut replaced = Replaced::default();
-    for retries_left in (0..=MOST_RETRIES).rev() {
-        let Some(choice) = frontend.choose(worker.shared.clock.now(), &tried) else {
-            break;
-        };
-        if last.is_some() {
-            worker.shared.metrics.retries.inc();
-        }
-        exchange.attempting(choice.backend.url());
+    while let Some(choice) = attempts.next(exchange) {
         let origin = choice.backend.origin();
         replaced.put_back(request.headers_mut());
         replaced = headers::address_request(request.headers_mut(), host, origin.host.header());
         let began = Instant::now();
         let sending = async {
-            if upgrade {
+            if opening.is_some() {
                 Box::pin(worker.upstream.send_afresh(origin, request)).await
             } else {
                 worker.upstream.send(origin, request).await
@@ -114,71 +126,53 @@ async fn attempt(
         };
         exchange.attempted(began.elapsed());
         let Failure { error, unsent } = match sent {
-            Ok((response, _)) if response.status() == StatusCode::SWITCHING_PROTOCOLS && !upgrade => {
-                Failure { error: ProxyError::UnexpectedUpgrade, unsent: None }
-            }
-            Ok(answered) => return (Some(choice), Ok(answered)),
+            Ok((response, lease)) => match check_upgrade(&response, opening) {
+                Ok(()) => return (Some(choice), Ok((response, lease))),
+                Err(error) => Failure { error, unsent: None },
+            },
             Err(failure) => failure,
         };
-        if mark_dead(worker, frontend, &choice, &error) {
-            exchange.log_error(&format_args!("{error} *DEAD*"));
-        } else {
-            exchange.log_error(&error);
-        }
-        tried.add(Arc::clone(&choice.backend));
-        let may_retry = retries_left > 0 && !matches!(error, ProxyError::Exhausted(_));
-        last = Some((choice, error));
+        attempts.failed(choice, error, exchange);
         match unsent {
-            Some(unsent) if may_retry => request = unsent,
-            _ => break,
+            Some(unsent) => request = unsent,
+            None => break,
         }
     }
-    let Some((choice, error)) = last else {
-        exchange.log_error(&ProxyError::AllDead);
-        return (None, Err(ProxyError::AllDead));
-    };
-    (Some(choice), Err(error))
+    let (choice, error) = attempts.end(exchange);
+    (choice, Err(error))
 }
 
-/// Takes the backend out of rotation, here at once and everywhere by way of Redis, if the error says that it should be.
-/// Returns whether it says so.
-fn mark_dead(worker: &Worker, frontend: &Frontend, choice: &Choice, error: &ProxyError) -> bool {
-    let shared = &worker.shared;
-    if !error.verdict().marks_dead || shared.config.dead_backend_time.is_zero() {
-        return false;
+/// Whether a backend switched protocols just as the client asked.
+fn check_upgrade(response: &Response<Incoming>, opening: Option<&Opening>) -> Result<(), ProxyError> {
+    match opening {
+        Some(opening) => opening.check(response),
+        None if response.status() == StatusCode::SWITCHING_PROTOCOLS => Err(ProxyError::UnexpectedUpgrade),
+        None => Ok(()),
     }
-    let now = shared.clock.now();
-    let until = now.after(shared.config.dead_backend_time);
-    if choice.backend.mark_dead(now, until) {
-        shared.metrics.marked_dead.inc();
-        let mark = DeadMark { frontend: frontend.key().into(), url: choice.backend.url().into(), until };
-        if shared.marks.try_send(mark).is_err() {
-            shared.metrics.marks_dropped.inc();
-        }
-    }
-    true
 }
 
 /// Passes a backend's answer on.
 fn respond(
     worker: &Worker,
     client: Rc<Client>,
+    deadlines: Option<&Deadlines>,
     mut response: Response<Incoming>,
     lease: Lease,
-    upgrade: Option<OnUpgrade>,
+    opening: Option<Opening>,
     mut exchange: Box<Exchange>,
 ) -> Response<ResponseBody> {
     exchange.answered(response.status());
     *response.version_mut() = Version::HTTP_11;
     let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     headers::prepare_response(response.headers_mut(), switched);
-    match upgrade {
-        Some(from_client) if switched => {
-            if let Some(deadlines) = &client.deadlines {
+    match opening {
+        Some(opening) if switched => {
+            if let Some(deadlines) = deadlines {
                 deadlines.became_tunnel();
             }
             let to_backend = upgrade::on(&mut response);
-            let joined = tunnel::join(client, from_client, to_backend, lease, exchange);
+            opening.accept(&mut response);
+            let joined = tunnel::join(client, opening.from_client, to_backend, lease, exchange);
             let open = super::connection::Counted::one(&worker.shared.metrics.tunnels_open);
             worker.tasks.spawn_local(async move {
                 joined.await;
@@ -187,7 +181,7 @@ fn respond(
             response.map(|_| ResponseBody::none())
         }
         refused => {
-            if refused.is_some() {
+            if refused.is_some_and(|opening| !opening.is_connect()) {
                 close_after(&mut response);
             }
             response.map(|incoming| ResponseBody::from_backend(incoming, lease, exchange))
@@ -231,8 +225,8 @@ fn check_coding(headers: &HeaderMap) -> Result<(), &'static str> {
 
 /// The host that a request is for, as sent (RFC 9112 sections 3.2 and 3.2.2). A request that two readers could understand
 /// differently is refused.
-fn requested_host(head: &Parts) -> Result<HeaderValue, &'static str> {
-    if head.method == Method::CONNECT {
+fn requested_host(head: &Parts, is_opening: bool) -> Result<HeaderValue, &'static str> {
+    if head.method == Method::CONNECT && !is_opening {
         return Err("CONNECT is not supported");
     }
     let mut lines = head.headers.get_all(header::HOST).iter();
@@ -242,7 +236,7 @@ fn requested_host(head: &Parts) -> Result<HeaderValue, &'static str> {
     }
     let host = match (host, head.uri.authority()) {
         (Some(host), _) => host.clone(),
-        (None, _) if head.version > Version::HTTP_10 => return Err("there is no Host header"),
+        (None, _) if head.version == Version::HTTP_11 => return Err("there is no Host header"),
         (None, Some(authority)) => {
             HeaderValue::from_str(authority.as_str()).map_err(|_| "the target's host is malformed")?
         }
@@ -287,9 +281,6 @@ fn add_debug_headers(headers: &mut HeaderMap, frontend: &Frontend, choice: Optio
         add(X_DEBUG_BACKEND_ID, &choice.index.to_string());
     }
 }
-
-/// Attempts after the first.
-const MOST_RETRIES: usize = 3;
 
 /// The host by which load balancers ask whether we are well.
 const PING_HOST: &str = "__ping__";

@@ -13,7 +13,7 @@ mod writer;
 
 pub use client::{Address, Server};
 pub use error::StoreError;
-pub use schema::{DeadNotice, DeadSet, List, Record};
+pub use schema::{CertificateHash, CertificateRecord, DeadNotice, DeadSet, List, Record};
 pub use session::{Change, Page, Pattern, Session};
 pub use vitals::{Backlog, Doubt, Notifications, Role, Vitals};
 pub use writer::WriteSession;

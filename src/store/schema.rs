@@ -8,6 +8,12 @@ use bytes::Bytes;
 pub const FRONTEND_PREFIX: &str = "frontend:";
 /// The names of dead sets: `dead:<host>`.
 pub const DEAD_PREFIX: &str = "dead:";
+/// The names of certificates' hashes: `tls:<name>`.
+pub const CERTIFICATE_PREFIX: &str = "tls:";
+/// The fields of a certificate's hash: the PEM chain, and the PEM key.
+pub const CERTIFICATE_FIELDS: [&str; 2] = ["certificate", "key"];
+/// The hash of the keys of session tickets, which instances share.
+pub const TICKETS_KEY: &str = "planb:tickets";
 /// The channel on which instances tell one another of backends they marked dead.
 pub const DEAD_CHANNEL: &str = "dead";
 
@@ -46,6 +52,31 @@ pub struct Record {
     pub list: Option<List>,
     /// `dead:<host>`; `None` if it was not read.
     pub dead: Option<DeadSet>,
+}
+
+/// What Redis has of one certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateRecord {
+    /// The name as its key spells it.
+    pub name: String,
+    /// `tls:<name>`.
+    pub hash: CertificateHash,
+}
+
+/// What a certificate's key holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CertificateHash {
+    /// Neither of the fields; or there is no such key.
+    Absent,
+    /// The key exists but is no hash.
+    WrongType,
+    /// At least one of the fields; a missing one is empty.
+    Fields {
+        /// The PEM chain.
+        certificate: Bytes,
+        /// The PEM key.
+        key: Bytes,
+    },
 }
 
 impl DeadSet {

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use fred::{
     clients::{Client, Pipeline},
     interfaces::{
-        ClientLike, ConfigInterface, EventInterface, KeysInterface, ListInterface, PubsubInterface, ServerInterface,
-        SetsInterface,
+        ClientLike, ConfigInterface, EventInterface, HashesInterface, KeysInterface, ListInterface, PubsubInterface,
+        ServerInterface, SetsInterface,
     },
     types::{CustomCommand, InfoKind, KeyspaceEvent, Message, Value},
 };
@@ -19,7 +19,10 @@ use tokio::sync::broadcast::{
 use super::{
     Doubt, Server, StoreError, Vitals,
     client::{Connection, NO_SUBSCRIPTION},
-    schema::{self, DEAD_CHANNEL, DEAD_PREFIX, DeadNotice, DeadSet, FRONTEND_PREFIX, List, Record},
+    schema::{
+        self, CERTIFICATE_FIELDS, CERTIFICATE_PREFIX, CertificateHash, CertificateRecord, DEAD_CHANNEL, DEAD_PREFIX,
+        DeadNotice, DeadSet, FRONTEND_PREFIX, List, Record,
+    },
 };
 
 /// A live session: two connections to one server, subscribed to every change since it was opened.
@@ -40,6 +43,8 @@ pub struct Session {
 pub enum Change {
     /// `frontend:<host>` or `dead:<host>`.
     Host(String),
+    /// `tls:<name>`.
+    Certificate(String),
     /// A backend was marked dead.
     Notice(DeadNotice),
     /// A message on the channel `dead` that is none.
@@ -53,20 +58,33 @@ pub enum Pattern {
     Frontends,
     /// `dead:*`
     DeadSets,
+    /// `tls:*`
+    Certificates,
+}
+
+impl Pattern {
+    fn prefix(self) -> &'static str {
+        match self {
+            Self::Frontends => FRONTEND_PREFIX,
+            Self::DeadSets => DEAD_PREFIX,
+            Self::Certificates => CERTIFICATE_PREFIX,
+        }
+    }
 }
 
 /// One page of a scan.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Page {
-    /// The hosts of the keys found. The same host may come twice in one scan.
-    pub hosts: Vec<String>,
+    /// What follows the prefix in the keys found. The same name may come twice in one scan.
+    pub names: Vec<String>,
     /// Where to go on; `None` at the end.
     pub next: Option<String>,
 }
 
 impl Session {
-    /// Connects, checks that the server has data to give, subscribes, and waits until the subscriptions are in force.
-    pub async fn open(server: &Server) -> Result<Self, StoreError> {
+    /// Connects, checks that the server has data to give, subscribes to the keys that match, and to the channel `dead`, and
+    /// waits until the subscriptions are in force.
+    pub async fn open(server: &Server, patterns: &[Pattern]) -> Result<Self, StoreError> {
         let commands = Connection::open(server, NO_SUBSCRIPTION).await?;
         let vitals = examine(&commands).await?;
         if vitals.stale().is_some() && (vitals.keys == 0 || vitals.role_is_copying()) {
@@ -78,8 +96,8 @@ impl Session {
         let subscriber = Connection::open(server, SUBSCRIPTION).await?;
         let keys = subscriber.client.keyspace_event_rx();
         let messages = subscriber.client.message_rx();
-        let patterns =
-            [FRONTEND_PREFIX, DEAD_PREFIX].map(|prefix| format!("__keyspace@{}__:{prefix}*", server.database)).to_vec();
+        let channel = |pattern: &Pattern| format!("__keyspace@{}__:{}*", server.database, pattern.prefix());
+        let patterns: Vec<String> = patterns.iter().map(channel).collect();
         subscriber
             .ask(COMMAND_LIMIT, async {
                 subscriber.client.subscribe(DEAD_CHANNEL).await?;
@@ -152,20 +170,17 @@ impl Session {
 
     /// One page of the keys that match, beginning at `cursor` ("0" for the first). Redis looks at about `effort` keys for it.
     pub async fn scan(&self, pattern: Pattern, cursor: &str, effort: u32) -> Result<Page, StoreError> {
-        let prefix = match pattern {
-            Pattern::Frontends => FRONTEND_PREFIX,
-            Pattern::DeadSets => DEAD_PREFIX,
-        };
+        let prefix = pattern.prefix();
         let scan =
             self.commands.client.scan_page::<Value, _, _>(cursor.to_owned(), format!("{prefix}*"), Some(effort), None);
         let answer = self.commands.ask(COMMAND_LIMIT, scan).await?;
         let malformed = || self.commands.protocol("SCAN");
         let [cursor, keys] = <[Value; 2]>::try_from(answer.into_array()).map_err(|_| malformed())?;
         let cursor = cursor.into_string().ok_or_else(malformed)?;
-        // A host name that is not UTF-8 can be asked for by no request.
-        let hosts = keys.into_array().into_iter().filter_map(Value::into_string);
+        // A name that is not UTF-8 can be asked for by no client.
+        let keys = keys.into_array().into_iter().filter_map(Value::into_string);
         Ok(Page {
-            hosts: hosts.filter_map(|key| Some(schema::host_of_key(&key)?.to_owned())).collect(),
+            names: keys.filter_map(|key| Some(key.strip_prefix(prefix)?.to_owned())).collect(),
             next: Some(cursor).filter(|cursor| cursor != "0"),
         })
     }
@@ -182,6 +197,13 @@ impl Session {
         answers.into_iter().map(|answer| self.dead_set(answer)).collect()
     }
 
+    /// Reads the certificates of these names, in their order.
+    pub async fn certificates(&self, names: &[String]) -> Result<Vec<CertificateRecord>, StoreError> {
+        let answers = self.values(Subject::Certificates, names).await?;
+        let records = names.iter().zip(answers);
+        Ok(records.map(|(name, answers)| CertificateRecord { name: name.clone(), hash: hash_of(answers) }).collect())
+    }
+
     /// Reads everything about these hosts, in one round trip.
     pub async fn read(&self, hosts: Vec<String>) -> Result<Vec<Record>, StoreError> {
         let (lists, dead) = tokio::try_join!(self.lists(&hosts), self.dead_sets(&hosts))?;
@@ -189,8 +211,8 @@ impl Session {
         Ok(records.map(|((host, list), dead)| Record { host, list: Some(list), dead: Some(dead) }).collect())
     }
 
-    /// The answers for each host; `None` where its key is of another type. The library gives one such key's error for
-    /// the whole of a transaction, so that then each host gets a transaction of its own.
+    /// The answers for each name; `None` where its key is of another type. The library gives one such key's error for
+    /// the whole of a transaction, so that then each name gets a transaction of its own.
     async fn values(&self, subject: Subject, hosts: &[String]) -> Result<Vec<Option<Answers>>, StoreError> {
         if hosts.is_empty() {
             return Ok(Vec::new());
@@ -292,11 +314,12 @@ impl Session {
     }
 }
 
-/// What to read of each host.
+/// What to read of each name.
 #[derive(Clone, Copy)]
 enum Subject {
     Lists,
     DeadSets,
+    Certificates,
 }
 
 /// The answers to one host's commands, or to a whole transaction's.
@@ -306,16 +329,19 @@ impl Subject {
     /// How many commands a host takes.
     fn commands(self) -> usize {
         match self {
-            Self::Lists => 1,
+            Self::Lists | Self::Certificates => 1,
             Self::DeadSets => 2,
         }
     }
 
-    async fn queue(self, pipeline: &Pipeline<Client>, host: &str) -> Result<(), fred::error::Error> {
+    async fn queue(self, pipeline: &Pipeline<Client>, name: &str) -> Result<(), fred::error::Error> {
         match self {
-            Self::Lists => pipeline.lrange(format!("{FRONTEND_PREFIX}{host}"), 0, -1).await,
+            Self::Lists => pipeline.lrange(format!("{FRONTEND_PREFIX}{name}"), 0, -1).await,
+            Self::Certificates => {
+                pipeline.hmget(format!("{CERTIFICATE_PREFIX}{name}"), CERTIFICATE_FIELDS.to_vec()).await
+            }
             Self::DeadSets => {
-                let key = format!("{DEAD_PREFIX}{host}");
+                let key = format!("{DEAD_PREFIX}{name}");
                 pipeline.smembers::<(), _>(key.as_str()).await?;
                 pipeline.pttl(key).await
             }
@@ -325,6 +351,18 @@ impl Subject {
 
 fn command(name: &'static str) -> CustomCommand {
     CustomCommand::new_static(name, None, false)
+}
+
+fn hash_of(answers: Option<Answers>) -> CertificateHash {
+    let Some(answers) = answers else { return CertificateHash::WrongType };
+    let mut fields = answers.into_iter().next().map(Value::into_array).unwrap_or_default().into_iter();
+    let mut field = || fields.next().and_then(Value::into_bytes);
+    match (field(), field()) {
+        (None, None) => CertificateHash::Absent,
+        (certificate, key) => {
+            CertificateHash::Fields { certificate: certificate.unwrap_or_default(), key: key.unwrap_or_default() }
+        }
+    }
 }
 
 fn list_of(answers: Answers) -> List {
@@ -356,7 +394,11 @@ async fn examine(connection: &Connection) -> Result<Vitals, StoreError> {
 }
 
 fn of_event(event: &KeyspaceEvent) -> Option<Change> {
-    Some(Change::Host(schema::host_of_key(event.key.as_str()?)?.to_owned()))
+    let key = event.key.as_str()?;
+    if let Some(name) = key.strip_prefix(CERTIFICATE_PREFIX) {
+        return Some(Change::Certificate(name.to_owned()));
+    }
+    Some(Change::Host(schema::host_of_key(key)?.to_owned()))
 }
 
 fn of_message(message: &Message) -> Change {

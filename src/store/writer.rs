@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use fred::{
-    interfaces::{ClientLike, KeysInterface, PubsubInterface, SetsInterface},
+    interfaces::{ClientLike, HashesInterface, KeysInterface, PubsubInterface, SetsInterface},
     types::{InfoKind, Value},
 };
 
 use super::{
     Role, Server, StoreError, Vitals,
     client::{Connection, NO_SUBSCRIPTION},
-    schema::{DEAD_CHANNEL, DEAD_PREFIX, DeadNotice},
+    schema::{DEAD_CHANNEL, DEAD_PREFIX, DeadNotice, TICKETS_KEY},
 };
 
 /// A connection to a Redis master. After an error it must be dropped.
@@ -46,6 +47,32 @@ impl WriteSession {
             pipeline.all::<Value>().await
         };
         self.connection.ask(WRITE_LIMIT, written).await.map(drop)
+    }
+
+    /// The sealed keys of session tickets, by the names under which they were offered (HGETALL).
+    pub async fn ticket_keys(&self) -> Result<Vec<(String, Bytes)>, StoreError> {
+        let asked = self.connection.client.hgetall::<Value, _>(TICKETS_KEY);
+        let answer = self.connection.ask(WRITE_LIMIT, asked).await?;
+        let fields = answer.into_map().map_err(|_| self.connection.protocol("HGETALL"))?.inner();
+        Ok(fields.into_iter().filter_map(|(name, key)| Some((name.as_str()?.to_owned(), key.into_bytes()?))).collect())
+    }
+
+    /// Offers a sealed key, which is taken if there is none yet of this name (HSETNX), and lets all keys go if nobody
+    /// offers another for `keep`.
+    pub async fn offer_ticket_key(&self, name: &str, sealed: Vec<u8>, keep: Duration) -> Result<(), StoreError> {
+        let seconds = i64::try_from(keep.as_secs()).unwrap_or(i64::MAX);
+        let written = async {
+            let pipeline = self.connection.client.pipeline();
+            pipeline.hsetnx::<(), _, _, _>(TICKETS_KEY, name, Bytes::from(sealed)).await?;
+            pipeline.expire::<(), _>(TICKETS_KEY, seconds, None).await?;
+            pipeline.all::<Value>().await
+        };
+        self.connection.ask(WRITE_LIMIT, written).await.map(drop)
+    }
+
+    /// Deletes keys of these names (HDEL).
+    pub async fn forget_ticket_keys(&self, names: Vec<String>) -> Result<(), StoreError> {
+        self.connection.ask(WRITE_LIMIT, self.connection.client.hdel::<Value, _, _>(TICKETS_KEY, names)).await.map(drop)
     }
 
     /// Waits until the connection breaks. Cancel-safe.

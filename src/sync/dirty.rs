@@ -1,25 +1,28 @@
-//! Hosts whose keys may have changed since they were read, each once however many events named it.
+//! Hosts and certificates whose keys may have changed since they were read, each once however many events named it.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::{HashMap, HashSet, hash_map::Entry},
     time::Instant,
 };
 
 use crate::store::{Change, Session, StoreError};
 
-/// The hosts still to be read again.
+/// The keys still to be read again.
 #[derive(Default)]
 pub struct Dirty {
     /// By host: the backends that notices named.
     hosts: HashMap<String, Vec<String>>,
+    certificates: HashSet<String>,
     events: u64,
     junk: u64,
     since: Option<Instant>,
 }
 
-/// Some dirty hosts, about to be read.
+/// Some dirty keys, about to be read.
 pub struct Batch {
     hosts: HashMap<String, Vec<String>>,
+    /// The names of the certificates to read.
+    pub certificates: Vec<String>,
     /// Events that arrived since the previous batch.
     pub events: u64,
     /// Messages among them that were junk.
@@ -36,6 +39,9 @@ impl Dirty {
         match change {
             Change::Host(host) => {
                 self.hosts.entry(host).or_default();
+            }
+            Change::Certificate(name) => {
+                self.certificates.insert(name);
             }
             Change::Notice(notice) => match self.hosts.entry(notice.host) {
                 Entry::Occupied(urls) if urls.get().contains(&notice.url) => {}
@@ -61,18 +67,31 @@ impl Dirty {
         self.hosts.contains_key(host)
     }
 
-    /// Takes up to [`BATCH`] hosts; `None` when nothing has changed.
+    /// Whether the certificate is to be read again.
+    pub fn contains_certificate(&self, name: &str) -> bool {
+        self.certificates.contains(name)
+    }
+
+    /// Takes up to [`BATCH`] hosts, and as many certificates; `None` when nothing has changed.
     pub fn take_batch(&mut self) -> Option<Batch> {
         let since = self.since?;
+        let certificates: Vec<String> = if self.certificates.len() <= BATCH {
+            self.certificates.drain().collect()
+        } else {
+            let names: Vec<String> = self.certificates.iter().take(BATCH).cloned().collect();
+            names.into_iter().filter_map(|name| self.certificates.take(&name)).collect()
+        };
         let hosts = if self.hosts.len() <= BATCH {
-            self.since = None;
             std::mem::take(&mut self.hosts)
         } else {
             let names: Vec<String> = self.hosts.keys().take(BATCH).cloned().collect();
             names.into_iter().filter_map(|host| self.hosts.remove_entry(&host)).collect()
         };
+        if self.hosts.is_empty() && self.certificates.is_empty() {
+            self.since = None;
+        }
         let (events, junk) = (std::mem::take(&mut self.events), std::mem::take(&mut self.junk));
-        Some(Batch { hosts, events, junk, since })
+        Some(Batch { hosts, certificates, events, junk, since })
     }
 }
 
@@ -88,7 +107,7 @@ impl Batch {
     }
 }
 
-/// Hosts read in one round trip.
+/// Hosts, or certificates, read in one round trip.
 const BATCH: usize = 1_000;
 
 #[cfg(test)]
@@ -122,6 +141,21 @@ mod tests {
             sizes.push(batch.hosts().len());
         }
         assert_eq!(sizes, [1_000, 1_000, 500]);
+    }
+
+    #[test]
+    fn certificates_are_read_in_batches_too() {
+        let mut dirty = Dirty::default();
+        for number in 0..1_500 {
+            dirty.add(Change::Certificate(number.to_string()));
+            dirty.add(Change::Certificate(number.to_string()));
+        }
+        dirty.add(Change::Host("a".into()));
+        assert!(dirty.contains_certificate("7"));
+        let batch = dirty.take_batch().unwrap();
+        assert_eq!((batch.certificates.len(), batch.hosts().len(), batch.events), (1_000, 1, 3_001));
+        assert_eq!(dirty.take_batch().unwrap().certificates.len(), 500);
+        assert!(dirty.take_batch().is_none());
     }
 
     #[test]

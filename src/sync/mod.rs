@@ -3,12 +3,19 @@
 //! The [`Syncer`] is the table's single writer. It opens a session with the read Redis, loads everything, and then re-reads
 //! just the keys that Redis says may have changed. Any doubt about the session ends it and begins another; meanwhile the
 //! last snapshot stays in force. The [`Reporter`] carries dead marks the other way, to the write Redis.
+//!
+//! Certificates come the same way, with the same session, or from a folder, by way of the [`FolderSyncer`]; either puts them
+//! into service through a [`Stock`]. The [`TicketSyncer`] renews the keys of session tickets.
 
 mod dirty;
+mod expiry;
+mod folder;
 mod patience;
 mod reconcile;
 mod report;
+mod stock;
 mod sweep;
+mod tickets;
 
 use std::{
     collections::HashSet,
@@ -24,16 +31,20 @@ use tracing::{info, warn};
 
 use crate::{
     routing::{Clock, Routes},
-    store::{Doubt, Notifications, Record, Server, Session, StoreError},
+    store::{CertificateRecord, Doubt, Notifications, Pattern, Record, Server, Session, StoreError},
     telemetry::{Metrics, StoreHealth},
 };
 
 use dirty::Dirty;
+pub use expiry::watch_expiry;
+pub use folder::FolderSyncer;
 use patience::Patience;
 use reconcile::excerpt;
 pub use reconcile::{Applied, Malformed, Table};
 pub use report::{MARK_QUEUE, Reporter};
-use sweep::Sweep;
+pub use stock::Stock;
+use sweep::{Step, Sweep};
+pub use tickets::TicketSyncer;
 
 /// How the table is kept.
 #[derive(Clone, Debug)]
@@ -52,6 +63,8 @@ pub struct Syncer {
     metrics: Arc<Metrics>,
     health: Arc<StoreHealth>,
     table: Table,
+    /// Where Redis is the source of certificates.
+    stock: Option<Stock>,
     /// Hosts whose malformed values have been logged.
     complained: HashSet<String>,
     loaded: Option<oneshot::Sender<()>>,
@@ -70,17 +83,19 @@ impl From<StoreError> for Ended {
 }
 
 impl Syncer {
-    /// A syncer that publishes to `routes`, and tells `loaded` when the first snapshot is in force.
+    /// A syncer that publishes to `routes`, and tells `loaded` when the first snapshot is in force. With a `stock`, it keeps
+    /// certificates in step with Redis too.
     pub fn new(
         config: Config,
         routes: Routes,
         clock: Clock,
         metrics: Arc<Metrics>,
         health: Arc<StoreHealth>,
+        stock: Option<Stock>,
         loaded: oneshot::Sender<()>,
     ) -> Self {
         let (table, complained) = (Table::default(), HashSet::new());
-        Self { config, routes, clock, metrics, health, table, complained, loaded: Some(loaded) }
+        Self { config, routes, clock, metrics, health, table, stock, complained, loaded: Some(loaded) }
     }
 
     /// Follows Redis for ever.
@@ -90,7 +105,11 @@ impl Syncer {
     pub async fn run(mut self) -> Result<(), StoreError> {
         let mut patience = Patience::new(LONGEST_PAUSE);
         loop {
-            let ended = match Session::open(&self.config.server).await {
+            let patterns: &[Pattern] = match self.stock {
+                None => &[Pattern::Frontends, Pattern::DeadSets],
+                Some(_) => &[Pattern::Frontends, Pattern::DeadSets, Pattern::Certificates],
+            };
+            let ended = match Session::open(&self.config.server, patterns).await {
                 Ok(mut session) => {
                     let ended = self.follow(&mut session).await;
                     if self.metrics.connected.get() == 1 {
@@ -137,6 +156,7 @@ impl Syncer {
         let mut heartbeat = time::interval(HEARTBEAT);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut sweep: Option<Sweep> = None;
+        let mut sweeps = 0u32;
         let mut sweep_at = time::Instant::now() + self.sweep_interval(session);
         loop {
             tokio::select! {
@@ -156,7 +176,10 @@ impl Syncer {
                 }
                 () = time::sleep_until(sweep_at) => {
                     let began = Instant::now();
-                    let current = sweep.get_or_insert_with(Sweep::at_leisure);
+                    let current = sweep.get_or_insert_with(|| {
+                        sweeps = sweeps.wrapping_add(1);
+                        Sweep::at_leisure(is_polling(session) || sweeps.is_multiple_of(CERTIFICATES_EVERY))
+                    });
                     if self.sweep(session, current, &mut dirty).await? {
                         sweep = None;
                         sweep_at = time::Instant::now() + self.sweep_interval(session);
@@ -173,15 +196,21 @@ impl Syncer {
     async fn load(&mut self, session: &mut Session, dirty: &mut Dirty) -> Result<(), Ended> {
         let began = Instant::now();
         let mut sweep = Sweep::in_haste();
-        while let Some(records) = sweep.step(session, &self.table).await? {
-            for record in &records {
-                self.apply(record);
+        while let Some(step) = sweep.step(session, &self.table, self.stock.as_ref()).await? {
+            match step {
+                Step::Hosts(records) => {
+                    for record in &records {
+                        self.apply(record);
+                    }
+                }
+                Step::Certificates(records) => self.apply_certificates(records).await,
             }
             dirty.collect(session)?;
         }
         self.publish();
         let frontends = self.metrics.frontends.get();
-        info!(server = %self.config.server, frontends, took = ?began.elapsed(), "the routing table is loaded");
+        let certificates = self.stock.as_ref().map(|stock| stock.names().count());
+        info!(server = %self.config.server, frontends, certificates, took = ?began.elapsed(), "the routing table is loaded");
         self.metrics.connected.set(1);
         self.take_pulse(session);
         match self.loaded.take() {
@@ -209,6 +238,10 @@ impl Syncer {
             if changed {
                 self.publish();
             }
+            if !batch.certificates.is_empty() {
+                let records = session.certificates(&batch.certificates).await?;
+                self.apply_certificates(records).await;
+            }
             self.metrics.events.inc_by(batch.events);
             self.metrics.malformed_records.inc_by(batch.junk);
             self.metrics.publish_duration.observe(batch.since.elapsed().as_secs_f64());
@@ -220,23 +253,43 @@ impl Syncer {
     /// One step of a proof of convergence; returns whether that was the last. Differences that no event announces are
     /// mended, and counted unless there are no events to announce them.
     async fn sweep(&mut self, session: &mut Session, sweep: &mut Sweep, dirty: &mut Dirty) -> Result<bool, Ended> {
-        let Some(records) = sweep.step(session, &self.table).await? else {
-            return Ok(true);
-        };
-        let suspects: Vec<&Record> = records.iter().filter(|record| self.table.differs(record)).collect();
-        if !suspects.is_empty() && !is_polling(session) {
-            session.barrier().await?;
-            dirty.collect(session)?;
-            for record in suspects.iter().filter(|record| !dirty.contains(&record.host)) {
-                self.metrics.drift.inc();
-                warn!(host = record.host, "the routing table had drifted from Redis without an event");
+        match sweep.step(session, &self.table, self.stock.as_ref()).await? {
+            None => return Ok(true),
+            Some(Step::Hosts(records)) => {
+                let suspects: Vec<&Record> = records.iter().filter(|record| self.table.differs(record)).collect();
+                if !suspects.is_empty() && !is_polling(session) {
+                    session.barrier().await?;
+                    dirty.collect(session)?;
+                    for record in suspects.iter().filter(|record| !dirty.contains(&record.host)) {
+                        self.metrics.drift.inc();
+                        warn!(host = record.host, "the routing table had drifted from Redis without an event");
+                    }
+                }
+                let changed = records.iter().fold(false, |changed, record| self.apply(record) | changed);
+                if changed {
+                    self.publish();
+                }
+            }
+            Some(Step::Certificates(records)) => {
+                let suspects = self.stock.as_ref().map(|stock| stock.differing(&records)).unwrap_or_default();
+                if !suspects.is_empty() && !is_polling(session) {
+                    session.barrier().await?;
+                    dirty.collect(session)?;
+                    for name in suspects.iter().filter(|name| !dirty.contains_certificate(name)) {
+                        self.metrics.drift.inc();
+                        warn!(name, "the certificates had drifted from Redis without an event");
+                    }
+                }
+                self.apply_certificates(records).await;
             }
         }
-        let changed = records.iter().fold(false, |changed, record| self.apply(record) | changed);
-        if changed {
-            self.publish();
-        }
         Ok(false)
+    }
+
+    async fn apply_certificates(&mut self, records: Vec<CertificateRecord>) {
+        if let Some(stock) = &mut self.stock {
+            stock.apply(records).await;
+        }
     }
 
     /// Applies one record to the table, and logs once what is wrong with it.
@@ -290,6 +343,9 @@ fn is_polling(session: &Session) -> bool {
 
 /// How often the session is examined. Silent changes are noticed within this and the time of one load.
 const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// Only each so-manieth proof of convergence takes in the certificates, which weigh a hundred times what lists do.
+const CERTIFICATES_EVERY: u32 = 10;
 
 /// How often the table is re-read while keyspace notifications are off.
 const POLL: Duration = Duration::from_secs(1);

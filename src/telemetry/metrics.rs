@@ -34,6 +34,8 @@ pub struct Metrics {
     pub pool_dials: IntCounter,
     /// `planb_reverseproxy_pool_reuses_total`
     pub pool_reuses: IntCounter,
+    /// `planb_tls_*`
+    pub tls: TlsMetrics,
     /// `planb_router_backend_markdead_total`
     pub marked_dead: IntCounter,
     /// `planb_router_dead_marks_pending`
@@ -110,6 +112,7 @@ impl Metrics {
             pool_dials: new.counter("planb_reverseproxy_pool_dials_total", "Connections made to backends.")?,
             pool_reuses: new
                 .counter("planb_reverseproxy_pool_reuses_total", "Requests sent on a kept connection to a backend.")?,
+            tls: TlsMetrics::new(&new)?,
             marked_dead: new
                 .counter("planb_router_backend_markdead_total", "Backends that this instance marked dead.")?,
             marks_pending: new
@@ -173,6 +176,55 @@ impl Metrics {
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(text)
+    }
+}
+
+/// What concerns TLS with clients.
+pub struct TlsMetrics {
+    handshakes: IntCounterVec,
+    /// `planb_tls_resumptions_total`
+    pub resumptions: IntCounter,
+    /// `planb_tls_certificates`
+    pub certificates: IntGauge,
+    /// `planb_tls_certificates_loaded_total`
+    pub certificates_loaded: IntCounter,
+    /// `planb_tls_certificates_refused_total`
+    pub certificates_refused: IntCounter,
+    /// `planb_tls_soonest_expiry_seconds`
+    pub soonest_expiry: Gauge,
+    /// `planb_tls_ticket_keys_shared`
+    pub ticket_keys_shared: IntGauge,
+}
+
+impl TlsMetrics {
+    fn new(new: &Register<'_>) -> prometheus::Result<Self> {
+        Ok(Self {
+            handshakes: new.add(IntCounterVec::new(
+                Opts::new("planb_tls_handshakes_total", "TLS handshakes with clients, by result and protocol version."),
+                &["result", "version"],
+            )?)?,
+            resumptions: new.counter("planb_tls_resumptions_total", "Handshakes that resumed an earlier session.")?,
+            certificates: new.gauge("planb_tls_certificates", "Certificates in service.")?,
+            certificates_loaded: new
+                .counter("planb_tls_certificates_loaded_total", "Certificates put into service, renewals included.")?,
+            certificates_refused: new.counter(
+                "planb_tls_certificates_refused_total",
+                "Certificates that could not be served, which left the previous ones in service.",
+            )?,
+            soonest_expiry: new.add(Gauge::new(
+                "planb_tls_soonest_expiry_seconds",
+                "Seconds until the first of the certificates in service expires; negative once one has.",
+            )?)?,
+            ticket_keys_shared: new.gauge(
+                "planb_tls_ticket_keys_shared",
+                "1 while session tickets are made with a key that all instances share, else 0.",
+            )?,
+        })
+    }
+
+    /// Counts a TLS handshake. Both labels are of our own wording.
+    pub fn count_handshake(&self, result: &'static str, version: &'static str) {
+        self.handshakes.with_label_values(&[result, version]).inc();
     }
 }
 

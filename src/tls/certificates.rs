@@ -151,7 +151,7 @@ impl Keeper {
 
     /// Drops the offers whose content was seen already.
     pub fn news(&self, offers: Vec<Offer>) -> News {
-        let known = |name: &str| Some(self.held.get(&*name.to_ascii_lowercase())?.get(name)?.seen);
+        let known = |name: &str| Some(self.held.get(&normal(name))?.get(name)?.seen);
         let fingerprints = offers.into_iter().map(|offer| {
             let fingerprint = offer.fingerprint(&self.hasher);
             (offer, fingerprint)
@@ -189,6 +189,11 @@ impl Keeper {
         true
     }
 
+    /// Whether anything is known under a name, as its source spells it.
+    pub fn knows(&self, name: &str) -> bool {
+        self.held.get(&normal(name)).is_some_and(|spellings| spellings.contains_key(name))
+    }
+
     /// Every name that something is known of, as its source spells it.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.held.values().flat_map(BTreeMap::keys).map(AsRef::as_ref)
@@ -213,6 +218,11 @@ impl News {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// The names that they are for.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|(offer, _)| offer.name.as_str())
     }
 
     /// Parses them, on all cores when they are many. Blocks the thread: up to a millisecond for each.

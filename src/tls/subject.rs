@@ -33,12 +33,11 @@ pub fn subject_of(certificate: &CertificateDer<'_>) -> Option<HeaderValue> {
                 Err(_) => text.push_str(&kind.to_id_string()),
             }
             text.push('=');
-            match attribute.as_str() {
-                Ok(value) => push_escaped(&mut text, value.as_bytes()),
-                Err(_) => {
-                    text.push('#');
-                    attribute.as_slice().iter().for_each(|byte| push_hex(&mut text, *byte));
-                }
+            if let Ok(value) = attribute.as_str() {
+                push_escaped(&mut text, value.as_bytes());
+            } else {
+                text.push('#');
+                attribute.as_slice().iter().for_each(|byte| push_hex(&mut text, *byte));
             }
         }
     }

@@ -138,7 +138,10 @@ impl ProducesTickets for Tickets {
 }
 
 /// What shared keys are encrypted with where they are kept.
-pub struct Seal(RandomizedNonceKey);
+pub struct Seal {
+    key: RandomizedNonceKey,
+    tag: String,
+}
 
 /// A shared key that was not sealed with our secret, or that was tampered with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -149,19 +152,30 @@ impl Seal {
     /// Derives the seal from a secret that all processes are given. It should be hard to guess: nothing here slows a
     /// guesser down.
     pub fn new(secret: &str) -> Self {
-        let derived = Salt::new(HKDF_SHA256, b"planb ticket keys").extract(secret.as_bytes());
-        let mut key = [0; SECRET];
-        derived
-            .expand(&[b"at rest"], SealKey)
-            .and_then(|material| material.fill(&mut key))
-            .expect("the length is within what HKDF can give");
-        Self(RandomizedNonceKey::new(&AES_256_GCM, &key).expect("the key is as long as the cipher wants it"))
+        let extracted = Salt::new(HKDF_SHA256, b"planb ticket keys").extract(secret.as_bytes());
+        let derive = |purpose: &[u8]| {
+            let mut key = [0; SECRET];
+            extracted
+                .expand(&[purpose], SealKey)
+                .and_then(|material| material.fill(&mut key))
+                .expect("the length is within what HKDF can give");
+            key
+        };
+        let key = RandomizedNonceKey::new(&AES_256_GCM, &derive(b"at rest"));
+        let [one, two, three, four, ..] = derive(b"tag");
+        let tag = format!("{:08x}", u32::from_be_bytes([one, two, three, four]));
+        Self { key: key.expect("the key is as long as the cipher wants it"), tag }
+    }
+
+    /// Eight hexadecimal digits by which keys that were sealed with different secrets are told apart.
+    pub fn tag(&self) -> &str {
+        &self.tag
     }
 
     /// A key as it may be kept where others can read it.
     pub fn close(&self, key: &TicketKey) -> Vec<u8> {
         let mut sealed = [&key.id[..], &key.secret].concat();
-        let nonce = self.0.seal_in_place_append_tag(Aad::from(key.begins.to_be_bytes()), &mut sealed);
+        let nonce = self.key.seal_in_place_append_tag(Aad::from(key.begins.to_be_bytes()), &mut sealed);
         [&nonce.expect("so short a text can be sealed").as_ref()[..], &sealed].concat()
     }
 
@@ -170,7 +184,7 @@ impl Seal {
     /// # Errors
     /// When it was sealed with another secret, for another period, or is junk.
     pub fn open(&self, begins: u64, sealed: &[u8]) -> Result<TicketKey, SealError> {
-        let plain = open(&self.0, &begins.to_be_bytes(), sealed).map_err(|_| SealError)?;
+        let plain = open(&self.key, &begins.to_be_bytes(), sealed).map_err(|_| SealError)?;
         let (id, secret) = plain.split_first_chunk::<ID>().ok_or(SealError)?;
         Ok(TicketKey::new(begins, true, *id, secret.try_into().map_err(|_| SealError)?))
     }
@@ -269,6 +283,7 @@ mod tests {
         assert!(seal.open(100, &closed).is_ok());
         assert!(seal.open(200, &closed).is_err());
         assert!(Seal::new("other").open(100, &closed).is_err());
+        assert!(seal.tag() == Seal::new("one").tag() && seal.tag() != Seal::new("other").tag());
         for junk in [&[][..], &[0; 11], &[0; 12], &[0; 300], &closed[1..]] {
             assert!(seal.open(100, junk).is_err());
         }

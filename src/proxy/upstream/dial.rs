@@ -17,7 +17,7 @@ use rustls::{
 };
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
+use tokio_rustls::{TlsConnector, TlsStream};
 use tracing::{debug, warn};
 
 use super::{
@@ -25,7 +25,7 @@ use super::{
     pool::{Connection, Traffic},
 };
 use crate::{
-    proxy::error::ProxyError,
+    proxy::{error::ProxyError, transport::Transport},
     routing::{Origin, OriginHost},
 };
 
@@ -52,12 +52,7 @@ impl Dialer {
     /// Connects to a backend and readies the connection for requests.
     pub async fn dial(&self, origin: &Arc<Origin>) -> Result<Connection, ProxyError> {
         self.traffic.dials.inc();
-        let io = match self.timeout {
-            None => self.connect(origin).await?,
-            Some(timeout) => tokio::time::timeout(timeout, self.connect(origin))
-                .await
-                .map_err(|_| ProxyError::DialTimeout(timeout))??,
-        };
+        let io = UpstreamIo::new(self.within(self.connect(origin)).await?);
         let received: Arc<AtomicU64> = io.received();
         let (sender, connection) = self.http.handshake(TokioIo::new(io)).await.map_err(ProxyError::Broken)?;
         // The connection's task needs no tracking: it ends when its sender is dropped, by the pool or by the request that
@@ -70,14 +65,25 @@ impl Dialer {
         Ok(Connection::new(sender, received, Arc::clone(origin)))
     }
 
-    async fn connect(&self, origin: &Origin) -> Result<UpstreamIo, ProxyError> {
-        let stream = match &origin.host {
-            OriginHost::Ip(address) => connect_to(SocketAddr::new(*address, origin.port)).await,
-            OriginHost::Name(_) => connect_to_any(origin).await?,
-        };
-        let stream = stream.map_err(ProxyError::from_dial)?;
+    /// Connects to a backend and leaves the bytes to the caller, whatever its URL's scheme.
+    pub async fn reach(&self, origin: &Origin) -> Result<TcpStream, ProxyError> {
+        self.traffic.dials.inc();
+        self.within(connect_to_origin(origin)).await
+    }
+
+    async fn within<T>(&self, connecting: impl Future<Output = Result<T, ProxyError>>) -> Result<T, ProxyError> {
+        match self.timeout {
+            None => connecting.await,
+            Some(timeout) => {
+                tokio::time::timeout(timeout, connecting).await.map_err(|_| ProxyError::DialTimeout(timeout))?
+            }
+        }
+    }
+
+    async fn connect(&self, origin: &Origin) -> Result<Transport, ProxyError> {
+        let stream = connect_to_origin(origin).await?;
         if !origin.tls {
-            return Ok(UpstreamIo::plain(stream));
+            return Ok(stream.into());
         }
         let name = match &origin.host {
             OriginHost::Ip(address) => Ok(ServerName::IpAddress((*address).into())),
@@ -85,8 +91,16 @@ impl Dialer {
         };
         let name = name.map_err(|error| ProxyError::Tls(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
         let stream = self.tls.0.connect(name, stream).await.map_err(ProxyError::Tls)?;
-        Ok(UpstreamIo::tls(stream))
+        Ok(TlsStream::from(stream).into())
     }
+}
+
+async fn connect_to_origin(origin: &Origin) -> Result<TcpStream, ProxyError> {
+    let stream = match &origin.host {
+        OriginHost::Ip(address) => connect_to(SocketAddr::new(*address, origin.port)).await,
+        OriginHost::Name(_) => connect_to_any(origin).await?,
+    };
+    stream.map_err(ProxyError::from_dial)
 }
 
 /// Looks a name up and tries all of its addresses.

@@ -12,6 +12,7 @@ use std::rc::Rc;
 
 use http::{Method, Request, Response, request};
 use hyper::body::{Body, Incoming};
+use tokio::net::TcpStream;
 use tracing::debug;
 
 use super::{body::RequestBody, error::ProxyError};
@@ -38,6 +39,14 @@ impl Upstream {
     /// With an empty pool.
     pub fn new(dialer: Dialer, pool: Rc<Pool>) -> Self {
         Self { dialer, pool }
+    }
+
+    /// A connection of its own to a backend, for bytes that are not looked into.
+    ///
+    /// # Errors
+    /// As for a request's dial.
+    pub async fn reach(&self, origin: &Origin) -> Result<TcpStream, ProxyError> {
+        self.dialer.reach(origin).await
     }
 
     /// Sends `request` over a kept connection if there is one, else over a new one, and waits for the response's head.

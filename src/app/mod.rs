@@ -1,5 +1,9 @@
 //! Where the parts are put together, started and watched.
 
+mod doors;
+mod signals;
+mod tls;
+
 use std::{
     io,
     net::SocketAddr,
@@ -11,7 +15,6 @@ use std::{
 
 use anyhow::{Context, bail};
 use tokio::{
-    signal::unix::{SignalKind, signal},
     sync::{Semaphore, mpsc, oneshot},
     task::JoinSet,
 };
@@ -19,18 +22,24 @@ use tracing::{info, warn};
 
 use crate::{
     config::Config,
-    drain::{DRAIN_LIMIT, Drain},
-    proxy::{self, BackendTls, Listeners, Shared},
+    drain::Drain,
+    proxy::{self, BackendTls, Shared},
     routing::{Clock, Routes},
     sync::{MARK_QUEUE, Reporter, Syncer},
     telemetry::{AccessLog, Admin, Lines, LogTarget, StoreHealth, Telemetry},
 };
 
+use doors::Doors;
+use signals::{Reread, heed_signals};
+use tls::Tls;
+
 /// Where the process can be reached, once it can.
 #[derive(Clone, Copy, Debug)]
 pub struct Started {
     /// The clients' address.
-    pub listen: SocketAddr,
+    pub listen: Option<SocketAddr>,
+    /// The address of clients that speak TLS.
+    pub tls: Option<SocketAddr>,
     /// The operators' address.
     pub metrics: Option<SocketAddr>,
 }
@@ -52,33 +61,43 @@ async fn supervise(mut config: Config, telemetry: &Telemetry, started: impl FnOn
     let drain = Drain::default();
     let access = open_access_log(&config.access_log, telemetry)?;
     let mut essential = JoinSet::new();
-    essential.spawn(heed_signals(drain.clone(), access.lines.clone())?);
+    let metrics = &telemetry.metrics;
+    let tls = config.tls.take().map(Tls::set_up).transpose()?;
+    let terminator = tls.as_ref().map(|tls| Arc::clone(&tls.terminator));
+    let doors = Doors::bind(&config, tls.as_ref())?;
+    let again = Reread { access_log: access.lines.clone(), folder: Arc::default(), terminator };
+    essential.spawn(heed_signals(drain.clone(), again.clone())?);
 
-    let listeners = Listeners::bind(config.listen, config.workers)
-        .with_context(|| format!("cannot listen on {}", config.listen))?;
-    let address = listeners.address();
     let clock = Clock::start();
     let routes = Routes::default();
-    let metrics = &telemetry.metrics;
     let health = Arc::new(StoreHealth::starting(clock.now()));
-    let admin_address = match config.metrics {
+    let admin = match config.metrics {
         None => None,
-        Some(address) => {
-            let admin = Admin::bind(address, Arc::clone(metrics), Arc::clone(&health), clock)
+        Some(address) => Some(
+            Admin::bind(address, Arc::clone(metrics), Arc::clone(&health), clock)
                 .await
-                .with_context(|| format!("cannot serve metrics on {address}"))?;
-            let address = admin.address();
-            essential.spawn(async move {
-                admin.run().await;
-                Ok(())
-            });
-            Some(address)
-        }
+                .with_context(|| format!("cannot serve metrics on {address}"))?,
+        ),
     };
+    let reachable = Started { listen: doors.plain(), tls: doors.tls(), metrics: admin.as_ref().map(Admin::address) };
+    if let Some(admin) = admin {
+        essential.spawn(endless(admin.run()));
+    }
 
     let (loaded, table_loaded) = oneshot::channel();
-    let syncer = Syncer::new(config.sync, routes.clone(), clock, Arc::clone(metrics), Arc::clone(&health), loaded);
+    let (certificates_loaded, stock) = match tls {
+        Some(tls) => tls.start(&config.store.write, metrics, again.folder, &mut essential),
+        None => (None, None),
+    };
+    let syncer =
+        Syncer::new(config.sync, routes.clone(), clock, Arc::clone(metrics), Arc::clone(&health), stock, loaded);
     essential.spawn(async move { Ok(syncer.run().await?) });
+    let everything_loaded = async {
+        if let Some(loaded) = certificates_loaded {
+            loaded.await?;
+        }
+        table_loaded.await
+    };
     let (marks, reports) = mpsc::channel(MARK_QUEUE);
     let reporter = Reporter::new(config.store.write, reports, routes.clone(), clock, Arc::clone(metrics));
     let mut reporter = tokio::spawn(reporter.run());
@@ -88,7 +107,7 @@ async fn supervise(mut config: Config, telemetry: &Telemetry, started: impl FnOn
         () = drain.begun() => return Ok(()),
         ended = first_end(&mut essential, &mut reporter) => return ended,
         // Without a message the syncer has ended, and why is about to be known above.
-        Ok(()) = table_loaded => {}
+        Ok(()) = everything_loaded => {}
     }
 
     config.proxy.max_connections = connection_limit(config.proxy.max_connections)?;
@@ -105,18 +124,23 @@ async fn supervise(mut config: Config, telemetry: &Telemetry, started: impl FnOn
         errors: telemetry.errors.clone(),
     });
     let mut workers = JoinSet::new();
-    for listener in listeners.listen().with_context(|| format!("cannot listen on {address}"))? {
+    for doors in doors.open()? {
         let (shared, drain) = (Arc::clone(&shared), drain.clone());
         let (finished, wait) = oneshot::channel();
         thread::Builder::new().name("worker".to_owned()).spawn(move || {
             // The receiver is gone only when the process is ending.
-            let _ = finished.send(proxy::run_worker(shared, listener, &drain));
+            let _ = finished.send(proxy::run_worker(shared, doors, &drain));
         })?;
         workers.spawn(wait);
     }
     drop(shared);
-    info!(%address, metrics = admin_address.map(tracing::field::display), "listening");
-    started(Started { listen: address, metrics: admin_address });
+    info!(
+        address = reachable.listen.map(tracing::field::display),
+        tls = reachable.tls.map(tracing::field::display),
+        metrics = reachable.metrics.map(tracing::field::display),
+        "listening"
+    );
+    started(reachable);
 
     let result = tokio::select! {
         ended = first_end(&mut essential, &mut reporter) => ended,
@@ -136,6 +160,12 @@ async fn supervise(mut config: Config, telemetry: &Telemetry, started: impl FnOn
         warn!("the last dead marks could not be recorded");
     }
     result
+}
+
+/// A task that must not end, and has nothing to say if it does.
+async fn endless(task: impl Future<Output = ()>) -> anyhow::Result<()> {
+    task.await;
+    Ok(())
 }
 
 /// Waits for the first of the tasks that must not end.
@@ -190,49 +220,6 @@ fn connection_limit(wanted: usize) -> io::Result<usize> {
     }
     let half = descriptors.saturating_sub(RESERVED_DESCRIPTORS) / 2;
     Ok(usize::try_from(half).unwrap_or(usize::MAX).max(1))
-}
-
-/// Handles signals until the second one that asks to stop.
-fn heed_signals(
-    drain: Drain,
-    access_log: Lines,
-) -> io::Result<impl Future<Output = anyhow::Result<()>> + Send + 'static> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut hang_up = signal(SignalKind::hangup())?;
-    Ok(async move {
-        let mut deadline = None;
-        loop {
-            let code = tokio::select! {
-                _ = interrupt.recv() => 128 + SignalKind::interrupt().as_raw_value(),
-                _ = terminate.recv() => 128 + SignalKind::terminate().as_raw_value(),
-                _ = hang_up.recv() => {
-                    info!("reopening the access log");
-                    access_log.reopen();
-                    continue;
-                }
-                () = wait_until(deadline) => {
-                    warn!("the drain took too long; what is unfinished is given up");
-                    drain.expire();
-                    deadline = None;
-                    continue;
-                }
-            };
-            if drain.has_begun() {
-                std::process::exit(code);
-            }
-            info!(limit = ?DRAIN_LIMIT, "draining: no new connections; requests and tunnels in flight may finish");
-            drain.begin();
-            deadline = Some(tokio::time::Instant::now() + DRAIN_LIMIT);
-        }
-    })
-}
-
-async fn wait_until(deadline: Option<tokio::time::Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline).await,
-        None => std::future::pending().await,
-    }
 }
 
 /// Descriptors kept for Redis, logs, metrics and the runtimes.

@@ -1,0 +1,79 @@
+//! What the operator says to the process by signals.
+
+use std::{io, sync::Arc};
+
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::Notify,
+};
+use tracing::{info, warn};
+
+use crate::{
+    drain::{DRAIN_LIMIT, Drain},
+    telemetry::Lines,
+    tls::Terminator,
+};
+
+/// Handles signals until the second one that asks to stop.
+pub fn heed_signals(
+    drain: Drain,
+    again: Reread,
+) -> io::Result<impl Future<Output = anyhow::Result<()>> + Send + 'static> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hang_up = signal(SignalKind::hangup())?;
+    Ok(async move {
+        let mut deadline = None;
+        loop {
+            let code = tokio::select! {
+                _ = interrupt.recv() => 128 + SignalKind::interrupt().as_raw_value(),
+                _ = terminate.recv() => 128 + SignalKind::terminate().as_raw_value(),
+                _ = hang_up.recv() => {
+                    again.now();
+                    continue;
+                }
+                () = wait_until(deadline) => {
+                    warn!("the drain took too long; what is unfinished is given up");
+                    drain.expire();
+                    deadline = None;
+                    continue;
+                }
+            };
+            if drain.has_begun() {
+                std::process::exit(code);
+            }
+            info!(limit = ?DRAIN_LIMIT, "draining: no new connections; requests and tunnels in flight may finish");
+            drain.begin();
+            deadline = Some(tokio::time::Instant::now() + DRAIN_LIMIT);
+        }
+    })
+}
+
+async fn wait_until(deadline: Option<tokio::time::Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What is read, or opened, again when the operator says so.
+#[derive(Clone)]
+pub struct Reread {
+    /// The access log.
+    pub access_log: Lines,
+    /// The folder of certificates, if there is one.
+    pub folder: Arc<Notify>,
+    /// What holds the authorities of client certificates.
+    pub terminator: Option<Arc<Terminator>>,
+}
+
+impl Reread {
+    fn now(&self) {
+        info!("reopening the access log, and reading certificate files again");
+        self.access_log.reopen();
+        self.folder.notify_one();
+        if let Some(Err(error)) = self.terminator.as_ref().map(|terminator| terminator.reload()) {
+            warn!("{error}; client certificates are verified as before");
+        }
+    }
+}

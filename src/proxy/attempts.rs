@@ -1,0 +1,78 @@
+//! One client's attempts at a frontend's backends, until one works or none may be tried any more.
+
+use std::sync::Arc;
+
+use super::{Worker, error::ProxyError, exchange::Exchange};
+use crate::routing::{Choice, DeadMark, Frontend, Tried};
+
+/// The attempts so far. Every failure is logged here, and held against the backend where it is the backend's.
+pub struct Attempts<'a> {
+    worker: &'a Worker,
+    frontend: &'a Arc<Frontend>,
+    tried: Tried,
+    left: usize,
+    last: Option<(Choice, ProxyError)>,
+}
+
+impl<'a> Attempts<'a> {
+    /// At a frontend's backends.
+    pub fn at(worker: &'a Worker, frontend: &'a Arc<Frontend>) -> Self {
+        Self { worker, frontend, tried: Tried::default(), left: MOST_ATTEMPTS, last: None }
+    }
+
+    /// The backend to try next; `None` when there is none left, or enough have been tried.
+    pub fn next(&mut self, exchange: &mut Exchange) -> Option<Choice> {
+        self.left = self.left.checked_sub(1)?;
+        let choice = self.frontend.choose(self.worker.shared.clock.now(), &self.tried)?;
+        if self.last.is_some() {
+            self.worker.shared.metrics.retries.inc();
+        }
+        exchange.attempting(choice.backend.url());
+        Some(choice)
+    }
+
+    /// The last choice failed.
+    pub fn failed(&mut self, choice: Choice, error: ProxyError, exchange: &Exchange) {
+        if self.mark_dead(&choice, &error) {
+            exchange.log_error(&format_args!("{error} *DEAD*"));
+        } else {
+            exchange.log_error(&error);
+        }
+        self.tried.add(Arc::clone(&choice.backend));
+        if matches!(error, ProxyError::Exhausted(_)) {
+            self.left = 0;
+        }
+        self.last = Some((choice, error));
+    }
+
+    /// How it ended, when it did not end well.
+    pub fn end(self, exchange: &Exchange) -> (Option<Choice>, ProxyError) {
+        if let Some((choice, error)) = self.last {
+            return (Some(choice), error);
+        }
+        exchange.log_error(&ProxyError::AllDead);
+        (None, ProxyError::AllDead)
+    }
+
+    /// Takes the backend out of rotation, here at once and everywhere by way of Redis, if the error says that it should be.
+    /// Returns whether it says so.
+    fn mark_dead(&self, choice: &Choice, error: &ProxyError) -> bool {
+        let shared = &self.worker.shared;
+        if !error.verdict().marks_dead || shared.config.dead_backend_time.is_zero() {
+            return false;
+        }
+        let now = shared.clock.now();
+        let until = now.after(shared.config.dead_backend_time);
+        if choice.backend.mark_dead(now, until) {
+            shared.metrics.marked_dead.inc();
+            let mark = DeadMark { frontend: self.frontend.key().into(), url: choice.backend.url().into(), until };
+            if shared.marks.try_send(mark).is_err() {
+                shared.metrics.marks_dropped.inc();
+            }
+        }
+        true
+    }
+}
+
+/// The first attempt and three more.
+const MOST_ATTEMPTS: usize = 4;

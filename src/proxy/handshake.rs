@@ -1,0 +1,161 @@
+//! From a connection on the TLS address to one that HTTP can be spoken over.
+
+use std::io;
+
+use http::HeaderValue;
+use rustls::{AlertDescription, HandshakeKind, ProtocolVersion, server::Acceptor};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::{Duration, timeout},
+};
+use tokio_rustls::{LazyConfigAcceptor, TlsStream, server};
+
+use super::{Shared, transport::Transport};
+use crate::tls::{self, ALPN_HTTP2, Terminator};
+
+/// A client's connection after its handshake.
+pub struct Secured {
+    /// The connection.
+    pub transport: Transport,
+    /// Whether HTTP/2 was agreed on.
+    pub is_http2: bool,
+    /// What the client's certificate says of it, if it showed one that could be verified.
+    pub certificate: Option<HeaderValue>,
+}
+
+/// How a handshake failed.
+enum Failure {
+    /// The client closed the connection before it had said anything, as load balancers do to see whether we are there.
+    Silent,
+    /// What the client said is not TLS.
+    NotTls,
+    /// There is no certificate for the name.
+    NoCertificate,
+    /// The client did not get on with it.
+    Timeout,
+    /// Anything else.
+    Broken(io::Error),
+}
+
+/// Does the handshake, within its deadline. `None` if it failed, which has then been counted and told to the client.
+pub async fn secure(shared: &Shared, terminator: &Terminator, stream: TcpStream) -> Option<Secured> {
+    let handshake = timeout(shared.config.handshake_timeout, negotiate(terminator, stream)).await;
+    match handshake.unwrap_or(Err(Failure::Timeout)) {
+        Ok(stream) => {
+            let (_, session) = stream.get_ref();
+            let version = version_label(session.protocol_version());
+            shared.metrics.tls.count_handshake("ok", version);
+            if session.handshake_kind() == Some(HandshakeKind::Resumed) {
+                shared.metrics.tls.resumptions.inc();
+            }
+            let certificate = session.peer_certificates().and_then(|chain| tls::subject_of(chain.first()?));
+            let is_http2 = session.alpn_protocol() == Some(ALPN_HTTP2);
+            Some(Secured { transport: TlsStream::from(stream).into(), is_http2, certificate })
+        }
+        Err(failure) => {
+            shared.metrics.tls.count_handshake(failure.label(), NO_VERSION);
+            failure.log();
+            None
+        }
+    }
+}
+
+async fn negotiate(terminator: &Terminator, stream: TcpStream) -> Result<server::TlsStream<TcpStream>, Failure> {
+    let mut first = [0];
+    match stream.peek(&mut first).await {
+        Ok(0) => return Err(Failure::Silent),
+        Ok(_) if first[0] != HANDSHAKE_RECORD => {
+            explain(stream, first[0]).await;
+            return Err(Failure::NotTls);
+        }
+        Ok(_) => {}
+        Err(error) => return Err(Failure::Broken(error)),
+    }
+    let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await.map_err(Failure::Broken)?;
+    // The library's own alert for this is access_denied.
+    if terminator.certificates().load().find(start.client_hello().server_name()).is_none() {
+        let mut stream = start.io;
+        refuse(&mut stream, AlertDescription::UnrecognisedName).await;
+        return Err(Failure::NoCertificate);
+    }
+    start.into_stream(terminator.settings()).await.map_err(Failure::Broken)
+}
+
+/// Answers what is no TLS: a request in plain HTTP with words, anything else with silence.
+async fn explain(mut stream: TcpStream, first: u8) {
+    if first.is_ascii_uppercase() {
+        // Whoever cannot take this in has nothing to lose.
+        let _ = stream.write_all(PLAIN_HTTP_ANSWER).await;
+    }
+    linger(&mut stream).await;
+}
+
+/// Ends a connection whose ClientHello cannot be accepted (RFC 8446 section 6.2).
+pub async fn refuse(stream: &mut TcpStream, alert: AlertDescription) {
+    const ALERT_RECORD: u8 = 21;
+    const FATAL: u8 = 2;
+    // A client that is gone need not be told.
+    let _ = stream.write_all(&[ALERT_RECORD, 3, 3, 0, 2, FATAL, u8::from(alert)]).await;
+    linger(stream).await;
+}
+
+/// Closes our direction and reads on for a while: closing a socket with unread bytes resets it, and the reset can overtake
+/// what was said last.
+async fn linger(stream: &mut TcpStream) {
+    let reading = async {
+        stream.shutdown().await?;
+        let mut dropped = [0; 4_096];
+        while stream.read(&mut dropped).await? > 0 {}
+        io::Result::Ok(())
+    };
+    // However it ends, the connection is closed.
+    let _ = timeout(LINGER, reading).await;
+}
+
+impl Failure {
+    fn label(&self) -> &'static str {
+        match self {
+            Self::Silent => "silent",
+            Self::NotTls => "not_tls",
+            Self::NoCertificate => "no_certificate",
+            Self::Timeout => "timeout",
+            Self::Broken(error) => match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+                None => "closed",
+                Some(rustls::Error::AlertReceived(_)) => "refused_by_client",
+                Some(rustls::Error::NoCertificatesPresented | rustls::Error::InvalidCertificate(_)) => {
+                    "client_certificate"
+                }
+                Some(rustls::Error::PeerIncompatible(_)) => "incompatible",
+                Some(_) => "malformed",
+            },
+        }
+    }
+
+    fn log(&self) {
+        match self {
+            Self::Broken(error) => tracing::debug!(%error, "a TLS handshake failed"),
+            other => tracing::debug!(reason = other.label(), "a TLS handshake failed"),
+        }
+    }
+}
+
+fn version_label(version: Option<ProtocolVersion>) -> &'static str {
+    match version {
+        Some(ProtocolVersion::TLSv1_3) => "1.3",
+        Some(ProtocolVersion::TLSv1_2) => "1.2",
+        _ => NO_VERSION,
+    }
+}
+
+/// The label of handshakes that failed before a version was agreed on, or that may have.
+const NO_VERSION: &str = "none";
+
+/// The content type of the record that a TLS connection begins with (RFC 8446 section 5.1).
+const HANDSHAKE_RECORD: u8 = 22;
+
+const PLAIN_HTTP_ANSWER: &[u8] = b"HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\n\
+    Connection: close\r\n\r\nThis port speaks TLS: use https.\n";
+
+/// How long a client that was refused is listened to.
+const LINGER: Duration = Duration::from_millis(500);

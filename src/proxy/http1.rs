@@ -1,0 +1,66 @@
+//! HTTP/1 with one client, until its connection closes, becomes a tunnel or runs out of time.
+
+use std::{convert::Infallible, pin::pin, rc::Rc, sync::Arc};
+
+use hyper::{
+    Request,
+    body::{Body, Incoming},
+    server::conn::http1::UpgradeableConnection,
+    service::service_fn,
+};
+use hyper_util::rt::TokioIo;
+
+use super::{
+    Worker,
+    connection::{Client, FRESH_GRACE, see_through},
+    deadlines::Deadlines,
+    downstream::{Downstream, Follows, Verdict},
+    headers, service,
+    transport::Transport,
+};
+
+/// Serves a connection to its end.
+pub async fn serve(worker: Rc<Worker>, transport: Transport, client: Rc<Client>) {
+    let deadlines = Deadlines::begin(worker.shared.config.client_timeouts, worker.shared.clock);
+    let verdict = Arc::new(Verdict::default());
+    let downstream = Downstream::new(transport, Arc::clone(&verdict), deadlines.clone());
+
+    let handler = service_fn(|request: Request<Incoming>| {
+        // At once, before the connection can read on.
+        let follows = what_follows(&request);
+        verdict.give(follows);
+        if let Some(deadlines) = &deadlines {
+            deadlines.head_ended(follows != Follows::Length(0));
+        }
+        let answer = service::answer(Rc::clone(&worker), Rc::clone(&client), deadlines.clone(), request);
+        async move { Ok::<_, Infallible>(answer.await) }
+    });
+    let mut connection = pin!(worker.http1.serve_connection(TokioIo::new(downstream), handler).with_upgrades());
+    let draining = pin!(async {
+        worker.drain.begun().await;
+        // Whoever has just connected is about to send a request, which a closed socket would lose.
+        if !verdict.has_read() {
+            tokio::time::sleep(FRESH_GRACE).await;
+        }
+    });
+    see_through(
+        &worker,
+        client.address,
+        connection.as_mut(),
+        UpgradeableConnection::graceful_shutdown,
+        draining,
+        deadlines.clone(),
+    )
+    .await;
+}
+
+/// What comes after a request's head, as the HTTP library understood it.
+fn what_follows(request: &Request<Incoming>) -> Follows {
+    if headers::wants_websocket(request) || request.method() == http::Method::CONNECT {
+        return Follows::Opaque;
+    }
+    match request.body().size_hint().exact() {
+        Some(length) => Follows::Length(length),
+        None => Follows::Chunked,
+    }
+}

@@ -1,0 +1,120 @@
+//! Certificates on their way from a source into service: what is worth parsing, saying and counting.
+
+use std::sync::Arc;
+
+use tracing::{info, warn};
+
+use crate::{
+    store::{CertificateHash, CertificateRecord},
+    telemetry::Metrics,
+    tls::{Content, Keeper, Offer, Outcome},
+};
+
+use super::reconcile::excerpt;
+
+/// The certificates in service, as their one source replaces them.
+pub struct Stock {
+    keeper: Keeper,
+    metrics: Arc<Metrics>,
+}
+
+impl Stock {
+    /// Nothing yet.
+    pub fn new(keeper: Keeper, metrics: Arc<Metrics>) -> Self {
+        Self { keeper, metrics }
+    }
+
+    /// Puts into service what of this is new and can be served. Parsing happens on other threads.
+    pub async fn offer(&mut self, offers: Vec<Offer>) {
+        let news = self.keeper.news(offers);
+        if news.is_empty() {
+            return;
+        }
+        let parsed = tokio::task::spawn_blocking(|| news.parse()).await.expect("parsing does not panic");
+        let is_bulk = parsed.len() > MOST_LINES;
+        let (mut taken, mut refused): (usize, usize) = (0, 0);
+        for parsed in parsed {
+            let name = excerpt(&parsed.name).into_owned();
+            match self.keeper.take(parsed) {
+                Outcome::Taken => {
+                    taken += 1;
+                    if !is_bulk {
+                        info!(name, "a certificate is put into service");
+                    }
+                }
+                Outcome::Refused { error, has_previous } => {
+                    refused += 1;
+                    if refused <= MOST_LINES {
+                        let instead = if has_previous { "; the previous one stays in service" } else { "" };
+                        warn!(name, "a certificate cannot be served: {error}{instead}");
+                    }
+                }
+            }
+        }
+        if refused > MOST_LINES {
+            warn!("{} more certificates cannot be served", refused - MOST_LINES);
+        }
+        self.metrics.tls.certificates_loaded.inc_by(taken as u64);
+        self.metrics.tls.certificates_refused.inc_by(refused as u64);
+        self.keeper.publish();
+    }
+
+    /// Takes names out of service.
+    pub fn withdraw<'a>(&mut self, names: impl IntoIterator<Item = &'a str>) {
+        let mut withdrawn = 0;
+        for name in names {
+            if self.keeper.remove(name) {
+                withdrawn += 1;
+                if withdrawn <= MOST_LINES {
+                    let name = &*excerpt(name);
+                    info!(name, "a certificate is taken out of service");
+                }
+            }
+        }
+        if withdrawn > MOST_LINES {
+            info!("{} more certificates are taken out of service", withdrawn - MOST_LINES);
+        }
+        if withdrawn > 0 {
+            self.keeper.publish();
+        }
+    }
+
+    /// Brings what is in service into line with what Redis has.
+    pub async fn apply(&mut self, records: Vec<CertificateRecord>) {
+        let (gone, offers) = sorted(records);
+        self.withdraw(gone.iter().map(String::as_str));
+        self.offer(offers).await;
+    }
+
+    /// The names whose records would change something.
+    pub fn differing(&self, records: &[CertificateRecord]) -> Vec<String> {
+        let (mut gone, offers) = sorted(records.to_vec());
+        gone.retain(|name| self.keeper.knows(name));
+        gone.extend(self.keeper.news(offers).names().map(str::to_owned));
+        gone
+    }
+
+    /// Every name that something is known of.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.keeper.names()
+    }
+}
+
+fn sorted(records: Vec<CertificateRecord>) -> (Vec<String>, Vec<Offer>) {
+    let (mut gone, mut offers) = (Vec::new(), Vec::new());
+    for CertificateRecord { name, hash } in records {
+        let content = match hash {
+            CertificateHash::Absent => {
+                gone.push(name);
+                continue;
+            }
+            CertificateHash::WrongType => Content::Unreadable("the key is no hash".to_owned()),
+            CertificateHash::Fields { certificate, key } => Content::Pair { certificate, key },
+        };
+        offers.push(Offer { name, content });
+    }
+    (gone, offers)
+}
+
+/// Lines of the log that one batch may fill.
+const MOST_LINES: usize = 20;
