@@ -3,17 +3,19 @@
 CARGO ?= cargo
 FUZZ_SECONDS ?= 60
 
-.PHONY: help setup build demo test bench bench-table bench-latency deny fuzz
+.PHONY: help setup build demo test bench bench-tls bench-latency bench-certificates bench-table fuzz deny
 
 help:
-	@echo "make demo           see it work: a private Redis, two backends, the proxy, a live edit"
-	@echo "make test           formatting, lints, unit, property and integration tests"
-	@echo "make build          the release executable, target/release/planb"
-	@echo "make bench          beside nginx and HAProxy, in one run"
-	@echo "make bench-latency  from an edit on the Redis master to the first request that follows it"
-	@echo "make bench-table    the routing table alone, at 1,000 and 1,000,000 hosts"
-	@echo "make deny           licences, advisories and duplicates among the dependencies"
-	@echo "make fuzz           each reader of foreign bytes against random ones, for FUZZ_SECONDS=60 each"
+	@echo "make demo                see it work: a private Redis, two backends, the proxy, a live edit"
+	@echo "make test                formatting, lints, unit, property and integration tests"
+	@echo "make build               the release executable, target/release/planb"
+	@echo "make bench               beside nginx and HAProxy, in one run"
+	@echo "make bench-tls           the same with TLS: handshakes, resumption, requests"
+	@echo "make bench-latency       from an edit on the Redis master to the first request that follows it"
+	@echo "make bench-certificates  100,000 certificates in Redis: the start, memory, rotation"
+	@echo "make bench-table         the routing table alone, at 1,000 and 1,000,000 hosts"
+	@echo "make deny                licences, advisories and duplicates among the dependencies"
+	@echo "make fuzz                each reader of foreign bytes against random ones, for FUZZ_SECONDS=60 each"
 
 setup:
 	@scripts/setup
@@ -34,8 +36,14 @@ test: setup
 bench: build
 	bench/proxies
 
+bench-tls: setup
+	CARGO=$(CARGO) bench/tls
+
 bench-latency: setup
 	$(CARGO) bench --locked --bench latency
+
+bench-certificates: setup
+	$(CARGO) bench --locked --bench certificates
 
 bench-table: setup
 	$(CARGO) bench --locked --bench table

@@ -198,6 +198,11 @@ pub struct TlsMetrics {
 
 impl TlsMetrics {
     fn new(new: &Register<'_>) -> prometheus::Result<Self> {
+        let soonest_expiry = new.add(Gauge::new(
+            "planb_tls_soonest_expiry_seconds",
+            "Seconds until the first of the certificates in service expires; negative once one has.",
+        )?)?;
+        soonest_expiry.set(f64::INFINITY);
         Ok(Self {
             handshakes: new.add(IntCounterVec::new(
                 Opts::new("planb_tls_handshakes_total", "TLS handshakes with clients, by result and protocol version."),
@@ -211,10 +216,7 @@ impl TlsMetrics {
                 "planb_tls_certificates_refused_total",
                 "Certificates that could not be served, which left the previous ones in service.",
             )?,
-            soonest_expiry: new.add(Gauge::new(
-                "planb_tls_soonest_expiry_seconds",
-                "Seconds until the first of the certificates in service expires; negative once one has.",
-            )?)?,
+            soonest_expiry,
             ticket_keys_shared: new.gauge(
                 "planb_tls_ticket_keys_shared",
                 "1 while session tickets are made with a key that all instances share, else 0.",

@@ -115,8 +115,14 @@ fn help_and_version_are_told_and_that_is_all() {
 
 #[test]
 fn help_tells_of_every_flag_there_is_and_of_no_other() {
-    let (_, stdout, _) =
-        run(&["--help"], &[("PLANB_READ_REDIS_PASSWORD", SECRET), ("PLANB_WRITE_REDIS_PASSWORD", SECRET)]);
+    let (_, stdout, _) = run(
+        &["--help"],
+        &[
+            ("PLANB_READ_REDIS_PASSWORD", SECRET),
+            ("PLANB_WRITE_REDIS_PASSWORD", SECRET),
+            ("PLANB_TLS_TICKET_SECRET", SECRET),
+        ],
+    );
     let help = stdout.join("\n");
     for flag in [
         "listen",
@@ -142,6 +148,14 @@ fn help_tells_of_every_flag_there_is_and_of_no_other() {
         "flush-interval",
         "request-id-header",
         "backend-cache",
+        "tls-listen",
+        "tls-preset",
+        "load-certificates-from",
+        "tls-client-ca",
+        "tls-client-auth",
+        "tls-ticket-secret",
+        "tls-ticket-rotation",
+        "engine",
     ] {
         assert!(help.contains(&format!("--{flag} ")) || help.contains(&format!("--{flag}[")), "--{flag} is missing");
         assert!(
@@ -149,7 +163,7 @@ fn help_tells_of_every_flag_there_is_and_of_no_other() {
             "{flag} in the environment"
         );
     }
-    for absent in ["tls-listen", "tls-preset", "load-certificates", "engine", "active-healthcheck", "sentinel"] {
+    for absent in ["active-healthcheck", "sentinel"] {
         assert!(!help.contains(absent), "--help tells of {absent}");
     }
     assert!(!help.contains(SECRET));
