@@ -9,6 +9,7 @@ mod support;
 mod bodies;
 mod demo;
 mod drain;
+mod handshakes;
 mod headers;
 mod junk;
 mod limits;

@@ -3,6 +3,7 @@
 mod backend;
 mod client;
 mod planb;
+mod tls;
 
 use std::{
     io::{BufWriter, Write},
@@ -15,6 +16,7 @@ pub use ::planb::demo::PrivateRedis;
 pub use backend::{Backend, Exchange};
 pub use client::{Client, Response, get};
 pub use planb::Planb;
+pub use tls::{Authority, Pair, connect_tls, curl, s_client, shown};
 
 /// A Redis master, its replica with notifications on, and a proxy that reads from the one and writes to the other.
 pub struct Stack {

@@ -18,6 +18,7 @@ pub struct Planb {
     stdout: Collected,
     unread: Option<ChildStdout>,
     address: Option<SocketAddr>,
+    tls: Option<SocketAddr>,
     metrics: Option<SocketAddr>,
 }
 
@@ -63,6 +64,11 @@ impl Planb {
     /// Where clients connect.
     pub fn address(&self) -> SocketAddr {
         self.address.expect("the proxy has logged where it listens")
+    }
+
+    /// Where clients connect with TLS.
+    pub fn tls_address(&self) -> SocketAddr {
+        self.tls.expect("the proxy has an address for TLS")
     }
 
     /// Where operators connect.
@@ -232,15 +238,16 @@ impl PlanbBuilder {
         let log = Collected::from(process.stderr.take().unwrap());
         let mut unread = process.stdout.take();
         let stdout = unread.take_if(|_| self.reads_stdout).map(Collected::from).unwrap_or_default();
-        Planb { process, log, stdout, unread, address: None, metrics: None }
+        Planb { process, log, stdout, unread, address: None, tls: None, metrics: None }
     }
 }
 
 impl Planb {
     /// Waits until it serves clients.
     pub fn wait_until_listening(&mut self) {
-        let line = self.wait_for_log("listening address=");
+        let line = self.wait_for_log("listening ");
         self.address = address_in(&line, "address=");
+        self.tls = address_in(&line, "tls=");
         self.metrics = address_in(&line, "metrics=");
     }
 }
