@@ -18,7 +18,7 @@ RUN strip --strip-debug target/release/planb
 
 FROM debian:bookworm-slim
 LABEL org.opencontainers.image.title="PlanB" \
-      org.opencontainers.image.description="A distributed HTTP and WebSocket reverse proxy whose routes live in Redis" \
+      org.opencontainers.image.description="A distributed HTTP, WebSocket and TLS reverse proxy whose routes live in Redis" \
       org.opencontainers.image.licenses="BSD-3-Clause"
 
 RUN groupadd --gid 10001 planb \

@@ -12,12 +12,12 @@ use http::HeaderName;
 use jiff::SignedDuration;
 
 use crate::{
-    config::{CertificateSource, Config, Engine, Secret, Tls},
+    config::{Config, Engine, Secret, Tls},
     proxy::{self, ClientTimeouts, LIBRARY_MAX_HEADERS},
     store::{self, Address, Server},
     sync,
     telemetry::LogTarget,
-    tls::{self, ClientCa, Preset},
+    tls::{self, CertificateSource, ClientCa, Preset},
 };
 
 /// A distributed HTTP, WebSocket and TLS reverse proxy whose routes live in Redis.

@@ -1,6 +1,6 @@
 //! What the process is to do, each part's share in the part's own form.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 use crate::{proxy, store, sync, telemetry::LogTarget, tls};
 
@@ -42,22 +42,13 @@ pub struct Tls {
     /// Where clients connect.
     pub listen: SocketAddr,
     /// Where certificates come from.
-    pub source: CertificateSource,
+    pub source: tls::CertificateSource,
     /// How handshakes are done.
     pub handshake: tls::Config,
     /// How long a ticket key makes tickets; they are accepted for twice as long.
     pub ticket_rotation: Duration,
     /// What ticket keys are sealed with on the write Redis. Without it they are not shared.
     pub ticket_secret: Option<Secret>,
-}
-
-/// Where certificates come from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CertificateSource {
-    /// The read Redis.
-    Redis,
-    /// A folder.
-    Folder(PathBuf),
 }
 
 /// Text that no log or dump may show.

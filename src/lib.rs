@@ -1,4 +1,4 @@
-//! PlanB: a distributed HTTP and WebSocket reverse proxy whose routes live in Redis.
+//! PlanB: a distributed HTTP, WebSocket and TLS reverse proxy whose routes live in Redis.
 //!
 //! | module | job |
 //! |---|---|
@@ -6,8 +6,9 @@
 //! | [`app`], [`drain`] | put the parts together, start them, watch them, end them in order |
 //! | [`routing`] | pure: which backend answers a request |
 //! | [`store`] | Redis: sessions, keys and messages; the only importer of the client library |
-//! | [`sync`] | keeps the routing table in step with Redis, and carries dead marks back to it |
+//! | [`sync`] | keeps routes and certificates in step with Redis, and carries dead marks back to it |
 //! | [`proxy`] | from an accepted connection to a finished response |
+//! | [`tls`] | which certificate answers which name; presets, ticket keys, the reader of a ClientHello |
 //! | [`telemetry`] | metrics, access log, error log, the operators' listener |
 //! | [`demo`] | the main job before one's eyes, on this machine alone |
 //!

@@ -16,11 +16,11 @@ use tracing::warn;
 
 use super::endless;
 use crate::{
-    config::{self, CertificateSource, Secret},
+    config::{self, Secret},
     store::Server,
     sync::{self, FolderSyncer, Stock, TicketSyncer},
     telemetry::Metrics,
-    tls::{Folder, Keeper, KeyRing, Preset, Seal, Terminator},
+    tls::{CertificateSource, Folder, Keeper, KeyRing, Preset, Seal, Terminator},
 };
 
 /// TLS towards clients, before its tasks run.
@@ -32,6 +32,7 @@ pub struct Tls {
     keeper: Keeper,
     ring: Arc<KeyRing>,
     ticket_secret: Option<Secret>,
+    source: CertificateSource,
     folder: Option<(PathBuf, Folder)>,
 }
 
@@ -43,20 +44,21 @@ impl Tls {
                 "--tls-preset old is the same as modern: TLS 1.0 and 1.1 and weaker ciphers are not offered (RFC 8996)"
             );
         }
-        let folder = match config.source {
+        let folder = match &config.source {
             CertificateSource::Redis => None,
             CertificateSource::Folder(path) => {
-                let opened = Folder::open(&path, FOLDER_RESCAN);
+                let opened = Folder::open(path, FOLDER_RESCAN);
                 let folder =
                     opened.with_context(|| format!("cannot read the certificates' folder {}", path.display()))?;
-                Some((path, folder))
+                Some((path.clone(), folder))
             }
         };
         let keeper = Keeper::default();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let ring = Arc::new(KeyRing::new(config.ticket_rotation, now));
         let terminator = Arc::new(Terminator::new(config.handshake, keeper.certificates(), Arc::clone(&ring))?);
-        Ok(Self { listen: config.listen, terminator, keeper, ring, ticket_secret: config.ticket_secret, folder })
+        let config::Tls { listen, source, ticket_secret, .. } = config;
+        Ok(Self { listen, terminator, keeper, ring, ticket_secret, source, folder })
     }
 
     /// Starts the tasks that keep TLS going; `write` is where ticket keys may be shared, and `again` has a folder read at
@@ -71,7 +73,7 @@ impl Tls {
         essential.spawn(endless(sync::watch_expiry(self.keeper.certificates(), Arc::clone(metrics))));
         let shared = self.ticket_secret.map(|secret| (write.clone(), Seal::new(&secret.0)));
         essential.spawn(endless(TicketSyncer::new(self.ring, shared, Arc::clone(metrics)).run()));
-        let stock = Stock::new(self.keeper, Arc::clone(metrics));
+        let stock = Stock::new(self.keeper, self.source, Arc::clone(metrics));
         let Some((path, folder)) = self.folder else { return (None, Some(stock)) };
         let (loaded, is_loaded) = oneshot::channel();
         essential.spawn(endless(FolderSyncer::new(path, folder, stock, loaded).run(again)));

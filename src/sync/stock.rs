@@ -7,7 +7,7 @@ use tracing::{info, warn};
 use crate::{
     store::{CertificateHash, CertificateRecord},
     telemetry::Metrics,
-    tls::{Content, Keeper, Offer, Outcome},
+    tls::{CertificateSource, Content, Keeper, Offer, Outcome},
 };
 
 use super::reconcile::excerpt;
@@ -15,13 +15,14 @@ use super::reconcile::excerpt;
 /// The certificates in service, as their one source replaces them.
 pub struct Stock {
     keeper: Keeper,
+    source: CertificateSource,
     metrics: Arc<Metrics>,
 }
 
 impl Stock {
     /// Nothing yet.
-    pub fn new(keeper: Keeper, metrics: Arc<Metrics>) -> Self {
-        Self { keeper, metrics }
+    pub fn new(keeper: Keeper, source: CertificateSource, metrics: Arc<Metrics>) -> Self {
+        Self { keeper, source, metrics }
     }
 
     /// Puts into service what of this is new and can be served. Parsing happens on other threads.
@@ -34,19 +35,19 @@ impl Stock {
         let is_bulk = parsed.len() > MOST_LINES;
         let (mut taken, mut refused): (usize, usize) = (0, 0);
         for parsed in parsed {
-            let name = excerpt(&parsed.name).into_owned();
+            let certificate = self.place(&parsed.name);
             match self.keeper.take(parsed) {
                 Outcome::Taken => {
                     taken += 1;
                     if !is_bulk {
-                        info!(name, "a certificate is put into service");
+                        info!(certificate, "a certificate is put into service");
                     }
                 }
                 Outcome::Refused { error, has_previous } => {
                     refused += 1;
                     if refused <= MOST_LINES {
                         let instead = if has_previous { "; the previous one stays in service" } else { "" };
-                        warn!(name, "a certificate cannot be served: {error}{instead}");
+                        warn!(certificate, "a certificate cannot be served: {error}{instead}");
                     }
                 }
             }
@@ -66,8 +67,8 @@ impl Stock {
             if self.keeper.remove(name) {
                 withdrawn += 1;
                 if withdrawn <= MOST_LINES {
-                    let name = &*excerpt(name);
-                    info!(name, "a certificate is taken out of service");
+                    let certificate = self.place(name);
+                    info!(certificate, "a certificate is taken out of service");
                 }
             }
         }
@@ -92,6 +93,14 @@ impl Stock {
         gone.retain(|name| self.keeper.knows(name));
         gone.extend(self.keeper.news(offers).names().map(str::to_owned));
         gone
+    }
+
+    /// Where the operator finds a certificate.
+    fn place(&self, name: &str) -> String {
+        match &self.source {
+            CertificateSource::Redis => format!("tls:{}", excerpt(name)),
+            CertificateSource::Folder(path) => path.join(format!("{name}.crt")).display().to_string(),
+        }
     }
 
     /// Every name that something is known of.

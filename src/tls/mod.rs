@@ -17,7 +17,7 @@ mod tickets;
 pub use certificates::{Certificates, Keeper, News, Outcome, Shelf};
 pub use folder::{Folder, PairFiles, Problem, Refusal, Scan};
 pub use hello::{ClientHello, HelloError, HelloReader};
-pub use pair::{Certificate, Content, Offer, PairError, Parsed};
+pub use pair::{Certificate, CertificateSource, Content, Offer, PairError, Parsed};
 pub use preset::Preset;
 pub use subject::subject_of;
 pub use terminator::{ALPN_HTTP2, ClientCa, Config, Terminator, TlsError};

@@ -1,6 +1,6 @@
 //! A certificate and its private key, from text that anybody may have written.
 
-use std::{hash::BuildHasher, sync::Arc, thread};
+use std::{hash::BuildHasher, path::PathBuf, sync::Arc, thread};
 
 use bytes::Bytes;
 use rustls::{
@@ -79,6 +79,15 @@ impl Certificate {
     pub fn not_after(&self) -> i64 {
         self.not_after
     }
+}
+
+/// Where certificates come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CertificateSource {
+    /// The read Redis.
+    Redis,
+    /// A folder.
+    Folder(PathBuf),
 }
 
 /// A pair as its source has it.

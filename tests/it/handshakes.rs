@@ -117,9 +117,9 @@ fn tls_alone_is_served_where_plain_http_is_disabled() {
     let (master, replica) = redis_pair();
     let planb = Planb::builder(&replica, &master).arguments(&["--listen=disabled", "--tls-listen=127.0.0.1:0"]).start();
     let (authority, backend) = (Authority::new(), Backend::named("here"));
-    authority.issue(&["*.test"]).install(&master, "*.test");
-    super::support::redis(&master, &["RPUSH", "frontend:a.test", "id", &backend.url()]);
-    wait_until("it is served", || curl(&authority, planb.tls_address(), "a.test", "/", &[]).stdout == b"here");
+    authority.issue(&["*.alone.test"]).install(&master, "*.alone.test");
+    super::support::redis(&master, &["RPUSH", "frontend:a.alone.test", "id", &backend.url()]);
+    wait_until("it is served", || curl(&authority, planb.tls_address(), "a.alone.test", "/", &[]).stdout == b"here");
 }
 
 /// How many of so many connections, one after the other, one to each address in turn, resumed a session.
@@ -213,7 +213,7 @@ fn tickets_survive_the_loss_of_the_write_redis() {
     stack.master.kill();
     wait_until("the loss is noticed", || stack.planb.count("planb_tls_ticket_keys_shared") == 0);
     assert_eq!(resumed(&authority, &[stack.planb.tls_address()], 2), 1);
-    stack.planb.wait_for_log("ticket keys cannot be shared");
+    stack.planb.wait_for_log("session tickets cannot be shared");
 }
 
 #[test]

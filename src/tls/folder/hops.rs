@@ -26,11 +26,14 @@ impl Hops {
     }
 
     fn add(&mut self, folder: &Path, name: &OsStr) {
-        self.add_folder(folder);
-        if let Some(names) = self.folders.get_mut(folder)
-            && !names.contains(name)
-        {
-            names.insert(name.to_owned());
+        match self.folders.get_mut(folder) {
+            Some(names) if names.contains(name) => {}
+            Some(names) => {
+                names.insert(name.to_owned());
+            }
+            None => {
+                self.folders.insert(folder.to_owned(), BTreeSet::from([name.to_owned()]));
+            }
         }
     }
 
@@ -66,7 +69,7 @@ impl Hops {
 pub(super) struct Walk {
     hops: Hops,
     /// What was between the ends of the paths so far: most of them share it.
-    seen: HashMap<PathBuf, Between>,
+    between: HashMap<PathBuf, Entry>,
 }
 
 /// Where a path leads.
@@ -103,29 +106,18 @@ impl Walk {
                 Step::Down(name) => name,
             };
             let next = real.join(&name);
-            if !steps.is_empty() {
-                match self.between(&next).inspect_err(|_| self.hops.add(&real, &name))? {
-                    Between::Folder => {
-                        (real, metadata) = (next, None);
-                        continue;
-                    }
-                    Between::Link(target) => {
-                        self.hops.add(&real, &name);
-                        push(&mut steps, &target);
-                    }
-                }
-            } else {
+            let entry = self.look(&next, steps.is_empty()).inspect_err(|_| self.hops.add(&real, &name))?;
+            if !matches!(entry, Entry::Folder) {
                 self.hops.add(&real, &name);
-                let found = fs::symlink_metadata(&next)?;
-                if !found.is_symlink() {
-                    (real, metadata) = (next, Some(found));
-                    continue;
-                }
-                push(&mut steps, &fs::read_link(&next)?);
             }
-            links += 1;
-            if links > MOST_LINKS {
-                return Err(io::Error::from_raw_os_error(libc::ELOOP));
+            match entry {
+                Entry::Folder => (real, metadata) = (next, None),
+                Entry::End(found) => (real, metadata) = (next, Some(found)),
+                Entry::Link(_) if links == MOST_LINKS => return Err(io::Error::from_raw_os_error(libc::ELOOP)),
+                Entry::Link(target) => {
+                    push(&mut steps, &target);
+                    links += 1;
+                }
             }
         }
         let metadata = metadata.map_or_else(|| fs::symlink_metadata(&real), Ok)?;
@@ -142,28 +134,33 @@ impl Walk {
         self.hops
     }
 
-    fn between(&mut self, path: &Path) -> io::Result<Between> {
-        if let Some(seen) = self.seen.get(path) {
-            return Ok(seen.clone());
+    fn look(&mut self, path: &Path, is_last: bool) -> io::Result<Entry> {
+        if !is_last && let Some(entry) = self.between.get(path) {
+            return Ok(entry.clone());
         }
-        let kind = fs::symlink_metadata(path)?.file_type();
-        let between = if kind.is_symlink() {
-            Between::Link(fs::read_link(path)?.into())
-        } else if kind.is_dir() {
-            Between::Folder
+        let metadata = fs::symlink_metadata(path)?;
+        let entry = if metadata.is_symlink() {
+            Entry::Link(fs::read_link(path)?.into())
+        } else if is_last {
+            Entry::End(metadata)
+        } else if metadata.is_dir() {
+            Entry::Folder
         } else {
             return Err(io::ErrorKind::NotADirectory.into());
         };
-        self.seen.insert(path.to_owned(), between.clone());
-        Ok(between)
+        if !is_last {
+            self.between.insert(path.to_owned(), entry.clone());
+        }
+        Ok(entry)
     }
 }
 
-/// What leads further.
+/// What an entry on the way is.
 #[derive(Clone)]
-enum Between {
-    Folder,
+enum Entry {
     Link(Arc<Path>),
+    Folder,
+    End(Metadata),
 }
 
 /// A part of a path still to be followed.

@@ -97,7 +97,7 @@ impl Watched {
 }
 
 /// So long that only events can be the reason to wake.
-const FAR: Duration = Duration::from_secs(3_600);
+const FAR: Duration = Duration::from_hours(1);
 const DEADLINE: Duration = Duration::from_secs(10);
 /// How long nothing must happen for it to be nothing; longer than it takes to settle.
 const WHILE: Duration = Duration::from_millis(200);
@@ -435,42 +435,5 @@ async fn it_wakes_when_nothing_happens_for_long() {
     for _ in 0..2 {
         folder.scan().unwrap();
         time::timeout(DEADLINE, folder.changed()).await.expect("it sleeps for ever");
-    }
-}
-
-#[test]
-#[ignore]
-fn figures() {
-    let place = Place::new();
-    let n: usize = std::env::var("N").map_or(100_000, |n| n.parse().unwrap());
-    let links = std::env::var("LINKS").is_ok();
-    let (cert, key) = ("c".repeat(3_000), "k".repeat(240));
-    if links {
-        place.folder("certs/..1");
-        place.link("certs/..data", "..1");
-    }
-    for i in 0..n {
-        if links {
-            place.file(&format!("certs/..1/host{i}.example.com.crt"), &cert);
-            place.file(&format!("certs/..1/host{i}.example.com.key"), &key);
-            for e in ["crt", "key"] {
-                let to = format!("..data/host{i}.example.com.{e}");
-                symlink(to, place.path(&format!("certs/host{i}.example.com.{e}"))).unwrap();
-            }
-        } else {
-            place.file(&format!("certs/host{i}.example.com.crt"), &cert);
-            place.file(&format!("certs/host{i}.example.com.key"), &key);
-        }
-    }
-    std::thread::sleep(Duration::from_secs(4));
-    let mut folder = Folder::open(&place.path("certs"), FAR).unwrap();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-    for round in 0..4 {
-        let t = std::time::Instant::now();
-        let scan = folder.scan().unwrap();
-        let took = t.elapsed();
-        let settled = folder.pairs.values().filter(|k| k.settled.is_some()).count();
-        let woken = runtime.block_on(async { time::timeout(Duration::from_secs(2), folder.changed()).await.is_ok() });
-        eprintln!("round {round}: {took:?} changed {} settled {settled} woken {woken}", scan.changed.len());
     }
 }

@@ -66,7 +66,7 @@ impl Watches {
     pub(super) async fn event(&mut self) {
         // The other end is in `shared`, so there is no error.
         if self.events.changed().await.is_err() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 
