@@ -100,7 +100,7 @@ impl<F: Future + 'static> Executor<F> for Streams {
         let open = Open::one(self);
         self.0.worker.tasks.spawn_local(async move {
             let worker = &open.0.0.worker;
-            let mut stream = Box::pin(stream);
+            let mut stream = pin!(stream);
             let is_late = poll_fn(|cx| {
                 if stream.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(false);
