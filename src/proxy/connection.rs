@@ -11,6 +11,7 @@ use super::{
     deadlines::{Alarm, Deadlines},
     handshake, http1, http2, passthrough,
 };
+use crate::drain::Drain;
 
 /// The client's side of a request.
 pub struct Client {
@@ -40,7 +41,7 @@ pub async fn serve(
         }
         Protocol::Tls(terminator) => {
             // In a box, because the future of a handshake is large, and every connection's would otherwise be as large.
-            let handshake = Box::pin(handshake::secure(&worker.shared, &terminator, stream));
+            let handshake = Box::pin(handshake::secure(&worker, &terminator, stream));
             let Some(secured) = handshake.await else { return };
             let client = Client { address, scheme: "https", certificate: secured.certificate, _permit: permit };
             if secured.is_http2 {
@@ -96,8 +97,15 @@ pub async fn see_through<C: Future<Output = hyper::Result<()>>>(
     }
 }
 
-/// How long a connection without a request yet is kept open once the drain has begun.
-pub const FRESH_GRACE: Duration = Duration::from_millis(500);
+/// Waits until the drain has begun, and a moment longer: whoever has just connected is about to say something, which a closed
+/// socket would lose.
+pub async fn fresh_grace(drain: &Drain) {
+    drain.begun().await;
+    tokio::time::sleep(FRESH_GRACE).await;
+}
+
+/// How long a connection on which nothing was said yet is kept open once the drain has begun.
+const FRESH_GRACE: Duration = Duration::from_millis(500);
 
 /// Keeps a gauge one higher while it lives.
 pub struct Counted(prometheus::IntGauge);

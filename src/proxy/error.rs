@@ -51,6 +51,9 @@ pub enum ProxyError {
     /// No ClientHello within the time that a request's head may take.
     #[error("no client hello within {0:?}")]
     HelloTimeout(Duration),
+    /// The backend closed a connection before anything came over it that could be passed through.
+    #[error("the backend closed the connection without an answer")]
+    NoAnswer,
     /// The client closed the connection before it had said what it wants.
     #[error("the client is gone")]
     ClientGone,
@@ -97,7 +100,8 @@ impl ProxyError {
             | Self::Broken(_)
             | Self::RequestTimeout(_)
             | Self::UnexpectedUpgrade
-            | Self::NoWebSocket(_) => unavailable,
+            | Self::NoWebSocket(_)
+            | Self::NoAnswer => unavailable,
             Self::HelloTimeout(_) => Verdict { status: StatusCode::REQUEST_TIMEOUT, ..unavailable },
             Self::ClientGone => Verdict { status: client_gone(), ..unavailable },
         }

@@ -125,6 +125,11 @@ impl Exchange {
         self.status = Some(status);
     }
 
+    /// Whether no byte of an answer has been handed over yet.
+    pub fn is_unanswered(&self) -> bool {
+        self.body_bytes == 0
+    }
+
     /// This is no exchange to record.
     pub fn forget(&mut self) {
         self.is_recorded = false;

@@ -11,8 +11,11 @@ use tokio::{
 };
 use tokio_rustls::{LazyConfigAcceptor, TlsStream, server};
 
-use super::{Shared, transport::Transport};
-use crate::tls::{self, ALPN_HTTP2, Terminator};
+use super::{Worker, connection::fresh_grace, transport::Transport};
+use crate::{
+    drain::Drain,
+    tls::{self, ALPN_HTTP2, Terminator},
+};
 
 /// A client's connection after its handshake.
 pub struct Secured {
@@ -26,7 +29,8 @@ pub struct Secured {
 
 /// How a handshake failed.
 enum Failure {
-    /// The client closed the connection before it had said anything, as load balancers do to see whether we are there.
+    /// Nothing was said before the client closed the connection, as load balancers do to see whether we are there, or before
+    /// the drain.
     Silent,
     /// What the client said is not TLS.
     NotTls,
@@ -39,8 +43,9 @@ enum Failure {
 }
 
 /// Does the handshake, within its deadline. `None` if it failed, which has then been counted and told to the client.
-pub async fn secure(shared: &Shared, terminator: &Terminator, stream: TcpStream) -> Option<Secured> {
-    let handshake = timeout(shared.config.handshake_timeout, negotiate(terminator, stream)).await;
+pub async fn secure(worker: &Worker, terminator: &Terminator, stream: TcpStream) -> Option<Secured> {
+    let shared = &worker.shared;
+    let handshake = timeout(shared.config.handshake_timeout, negotiate(terminator, stream, &worker.drain)).await;
     match handshake.unwrap_or(Err(Failure::Timeout)) {
         Ok(stream) => {
             let (_, session) = stream.get_ref();
@@ -61,9 +66,17 @@ pub async fn secure(shared: &Shared, terminator: &Terminator, stream: TcpStream)
     }
 }
 
-async fn negotiate(terminator: &Terminator, stream: TcpStream) -> Result<server::TlsStream<TcpStream>, Failure> {
+async fn negotiate(
+    terminator: &Terminator,
+    stream: TcpStream,
+    drain: &Drain,
+) -> Result<server::TlsStream<TcpStream>, Failure> {
     let mut first = [0];
-    match stream.peek(&mut first).await {
+    let peeked = tokio::select! {
+        peeked = stream.peek(&mut first) => peeked,
+        () = fresh_grace(drain) => return Err(Failure::Silent),
+    };
+    match peeked {
         Ok(0) => return Err(Failure::Silent),
         Ok(_) if first[0] != HANDSHAKE_RECORD => {
             explain(stream, first[0]).await;

@@ -12,7 +12,7 @@ use hyper_util::rt::TokioIo;
 
 use super::{
     Worker,
-    connection::{Client, FRESH_GRACE, see_through},
+    connection::{Client, fresh_grace, see_through},
     deadlines::Deadlines,
     downstream::{Downstream, Follows, Verdict},
     headers, service,
@@ -38,9 +38,8 @@ pub async fn serve(worker: Rc<Worker>, transport: Transport, client: Rc<Client>)
     let mut connection = pin!(worker.http1.serve_connection(TokioIo::new(downstream), handler).with_upgrades());
     let draining = pin!(async {
         worker.drain.begun().await;
-        // Whoever has just connected is about to send a request, which a closed socket would lose.
         if !verdict.has_read() {
-            tokio::time::sleep(FRESH_GRACE).await;
+            fresh_grace(&worker.drain).await;
         }
     });
     see_through(

@@ -21,7 +21,7 @@ use hyper_util::rt::TokioIo;
 
 use super::{
     Worker,
-    connection::{Client, FRESH_GRACE, see_through},
+    connection::{Client, fresh_grace, see_through},
     deadlines::{Alarm, Deadlines},
     service,
     transport::Transport,
@@ -57,7 +57,7 @@ pub async fn serve(worker: Rc<Worker>, transport: Transport, client: Rc<Client>)
     let draining = pin!(async {
         worker.drain.begun().await;
         if !streams.0.has_served.get() {
-            tokio::time::sleep(FRESH_GRACE).await;
+            fresh_grace(&worker.drain).await;
         }
     });
     let deadlines = streams.0.connection.clone();

@@ -16,6 +16,7 @@ mod handshake;
 mod headers;
 mod http1;
 mod http2;
+mod joint;
 mod listener;
 mod passthrough;
 mod service;

@@ -1,11 +1,19 @@
 //! The SNI engine: TLS connections that are routed by the name in their ClientHello, and never decrypted.
 
-use std::{net::IpAddr, rc::Rc, sync::Arc, time::Instant};
+use std::{
+    net::{IpAddr, Shutdown},
+    pin::Pin,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Instant,
+};
 
 use http::StatusCode;
 use rustls::AlertDescription;
+use socket2::SockRef;
 use tokio::{
-    io::{self, AsyncReadExt, AsyncWriteExt, copy_bidirectional_with_sizes},
+    io::{self, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, ReadBuf},
     net::TcpStream,
     sync::OwnedSemaphorePermit,
     time::timeout,
@@ -13,7 +21,15 @@ use tokio::{
 use tokio_util::io::InspectWriter;
 use tracing::debug;
 
-use super::{Shared, Worker, attempts::Attempts, error::ProxyError, exchange::Exchange, handshake};
+use super::{
+    Shared, Worker,
+    attempts::Attempts,
+    connection,
+    error::ProxyError,
+    exchange::Exchange,
+    handshake,
+    joint::{self, End, LAST_WORDS, Side},
+};
 use crate::{
     routing::{Frontend, Host},
     tls::{ClientHello, HelloError, HelloReader},
@@ -21,28 +37,46 @@ use crate::{
 
 /// Serves a connection to its end. The permit is held as long.
 pub async fn serve(worker: Rc<Worker>, mut stream: TcpStream, address: IpAddr, _permit: OwnedSemaphorePermit) {
+    let metrics = &worker.shared.metrics;
     let arrived = Instant::now();
     let limit = worker.shared.config.handshake_timeout;
     let mut received = Vec::new();
-    let hello = match timeout(limit, read_hello(&mut stream, &mut received)).await {
-        Ok(hello) => hello,
-        Err(_) => Err(ProxyError::HelloTimeout(limit)),
+    let hello = tokio::select! {
+        hello = timeout(limit, read_hello(&mut stream, &mut received)) => {
+            hello.unwrap_or(Err(ProxyError::HelloTimeout(limit)))
+        }
+        () = connection::fresh_grace(&worker.drain) => Err(ProxyError::ClientGone),
     };
     if received.is_empty() && matches!(hello, Err(ProxyError::ClientGone)) {
         // As load balancers do to see whether we are there.
         return;
+    }
+    match &hello {
+        Err(ProxyError::HelloTimeout(_)) => metrics.client_timeouts.inc(),
+        Err(ProxyError::Hello(_)) => metrics.malformed_requests.inc(),
+        _ => {}
     }
     let name = hello.as_ref().ok().and_then(|hello| hello.server_name.as_deref());
     let mut exchange = Exchange::begin_passthrough(&worker.shared, address, name, arrived);
     match connect(&worker, hello, &mut exchange).await {
         Ok(backend) => {
             exchange.answered(StatusCode::OK);
-            if let Err(error) = join(stream, backend, &received, &mut exchange).await {
-                debug!(client = %address, %error, "a connection that is passed through broke");
+            let end = join(stream, backend, received, &mut exchange).await;
+            if let Some(error) = &end.error {
+                debug!(client = %address, by = ?end.by, %error, "a connection that is passed through broke");
+            }
+            if exchange.is_unanswered() {
+                let error = match end.by {
+                    Side::Upstream => ProxyError::NoAnswer,
+                    Side::Downstream => ProxyError::ClientGone,
+                };
+                exchange.answered(error.verdict().status);
+                exchange.log_error(&error);
             }
         }
         Err(error) => {
             exchange.answered(error.verdict().status);
+            drop(exchange);
             if let Some(alert) = alert_for(&error) {
                 handshake::refuse(&mut stream, alert).await;
             }
@@ -94,15 +128,28 @@ fn route(shared: &Shared, hello: &ClientHello) -> Option<Arc<Frontend>> {
 }
 
 /// Sends the backend what the client has said so far, then joins the two until both have closed, or one breaks.
-async fn join(
-    downstream: TcpStream,
-    mut backend: TcpStream,
-    received: &[u8],
-    exchange: &mut Exchange,
-) -> io::Result<()> {
-    backend.write_all(received).await?;
-    let mut downstream = InspectWriter::new(downstream, |bytes| exchange.sent(bytes.len() as u64));
-    copy_bidirectional_with_sizes(&mut downstream, &mut backend, BUFFER, BUFFER).await.map(drop)
+async fn join(downstream: TcpStream, mut upstream: TcpStream, received: Vec<u8>, exchange: &mut Exchange) -> End {
+    if let Err(error) = upstream.write_all(&received).await {
+        return End { by: Side::Upstream, error: Some(error) };
+    }
+    drop(received);
+    let (client, backend) = (Watched(&downstream), Watched(&upstream));
+    // Reading tells of a reset only while there is something to read into, which is not so for one side while the other
+    // does not take what it has.
+    let reset = async {
+        let by = tokio::select! {
+            _ = downstream.ready(Interest::ERROR) => Side::Downstream,
+            _ = upstream.ready(Interest::ERROR) => Side::Upstream,
+        };
+        tokio::time::sleep(LAST_WORDS).await;
+        End { by, error: Some(io::ErrorKind::ConnectionReset.into()) }
+    };
+    let to_client = InspectWriter::new(client, |bytes| exchange.sent(bytes.len() as u64));
+    tokio::select! {
+        biased;
+        end = joint::join((client, to_client), (backend, backend)) => end,
+        end = reset => end,
+    }
 }
 
 /// What tells a TLS client why it is turned away; nothing for one that does not speak TLS, or no more.
@@ -115,5 +162,42 @@ fn alert_for(error: &ProxyError) -> Option<AlertDescription> {
     }
 }
 
-/// Bytes that are read at once in each direction.
-const BUFFER: usize = 16 * 1024;
+/// A socket that is read, written and watched at the same time.
+#[derive(Clone, Copy)]
+struct Watched<'a>(&'a TcpStream);
+
+impl AsyncRead for Watched<'_> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.0.poll_read_ready(cx))?;
+            match self.0.try_read(buf.initialize_unfilled()) {
+                Ok(read) => {
+                    buf.advance(read);
+                    return Poll::Ready(Ok(()));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Watched<'_> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.0.poll_write_ready(cx))?;
+            match self.0.try_write(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                written => return Poll::Ready(written),
+            }
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(SockRef::from(self.0).shutdown(Shutdown::Write))
+    }
+}

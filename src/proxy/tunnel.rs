@@ -4,11 +4,11 @@ use std::rc::Rc;
 
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio::io::copy_bidirectional;
+use tokio::io::split;
 use tokio_util::io::InspectWriter;
 use tracing::debug;
 
-use super::{connection::Client, exchange::Exchange, upstream::Lease};
+use super::{connection::Client, exchange::Exchange, joint, upstream::Lease};
 
 /// Joins the two sides until both have closed, or one breaks; the end of one direction is passed on while the other goes
 /// on. The lease keeps the backend's connection from being reused, and the exchange is recorded at the end.
@@ -19,17 +19,17 @@ pub async fn join(
     lease: Lease,
     mut exchange: Box<Exchange>,
 ) {
-    let result = match tokio::try_join!(from_client, to_backend) {
+    match tokio::try_join!(from_client, to_backend) {
         Ok((downstream, upstream)) => {
-            let mut downstream =
-                InspectWriter::new(TokioIo::new(downstream), |bytes| exchange.sent(bytes.len() as u64));
-            let mut upstream = TokioIo::new(upstream);
-            copy_bidirectional(&mut downstream, &mut upstream).await.map(drop).map_err(|error| error.to_string())
+            let (from_client, to_client) = split(TokioIo::new(downstream));
+            let upstream = split(TokioIo::new(upstream));
+            let to_client = InspectWriter::new(to_client, |bytes| exchange.sent(bytes.len() as u64));
+            let end = joint::join((from_client, to_client), upstream).await;
+            if let Some(error) = end.error {
+                debug!(client = %client.address, by = ?end.by, %error, "a tunnel broke");
+            }
         }
-        Err(error) => Err(error.to_string()),
-    };
-    if let Err(error) = result {
-        debug!(client = %client.address, error, "a tunnel broke");
+        Err(error) => debug!(client = %client.address, %error, "a tunnel was not opened"),
     }
     drop(lease);
 }

@@ -9,7 +9,11 @@ use std::{
 use tokio::time;
 use tracing::warn;
 
-use crate::{telemetry::Metrics, tls::Certificates};
+use super::reconcile::excerpt;
+use crate::{
+    telemetry::Metrics,
+    tls::{Certificates, Shelf},
+};
 
 /// Keeps the metrics of the certificates in service current, and warns of those that are about to expire: each once a day.
 pub async fn watch_expiry(certificates: Certificates, metrics: Arc<Metrics>) {
@@ -20,10 +24,7 @@ pub async fn watch_expiry(certificates: Certificates, metrics: Arc<Metrics>) {
         ticks.tick().await;
         let now = seconds_since_1970();
         let shelf = Arc::clone(&certificates.load());
-        metrics.tls.certificates.set(i64::try_from(shelf.len()).unwrap_or(i64::MAX));
-        #[expect(clippy::cast_precision_loss, reason = "a metric is a float; thousands of years lose no second")]
-        let left = shelf.by_expiry().next().map_or(f64::INFINITY, |(expiry, _)| (expiry - now) as f64);
-        metrics.tls.soonest_expiry.set(left);
+        measure(&shelf, &metrics);
         if time::Instant::now() >= fresh_at {
             said.clear();
             fresh_at = time::Instant::now() + REPEAT;
@@ -33,13 +34,23 @@ pub async fn watch_expiry(certificates: Certificates, metrics: Arc<Metrics>) {
         for (expiry, name) in news.iter().take(MOST_LINES) {
             let on = jiff::Timestamp::from_second(*expiry).map_or_else(|_| "long ago".to_owned(), |on| on.to_string());
             let has_expired = *expiry <= now;
-            warn!(%name, "a certificate {} on {on}", if has_expired { "expired" } else { "expires" });
+            let name = &*excerpt(name);
+            warn!(name, "a certificate {} on {on}", if has_expired { "expired" } else { "expires" });
         }
         if news.len() > MOST_LINES {
             warn!("{} more certificates expire within {} days", news.len() - MOST_LINES, WARNING.as_secs() / 86_400);
         }
         said.extend(news);
     }
+}
+
+/// Sets the metrics of the certificates in service.
+pub(super) fn measure(shelf: &Shelf, metrics: &Metrics) {
+    let now = seconds_since_1970();
+    metrics.tls.certificates.set(i64::try_from(shelf.len()).unwrap_or(i64::MAX));
+    #[expect(clippy::cast_precision_loss, reason = "a metric is a float; thousands of years lose no second")]
+    let left = shelf.by_expiry().next().map_or(f64::INFINITY, |(expiry, _)| (expiry - now) as f64);
+    metrics.tls.soonest_expiry.set(left);
 }
 
 pub(super) fn seconds_since_1970() -> i64 {

@@ -64,12 +64,11 @@ impl FolderSyncer {
         }
         let present: HashSet<&str> = scan.names.iter().map(String::as_str).collect();
         let gone: Vec<String> = self.stock.names().filter(|name| !present.contains(name)).map(str::to_owned).collect();
-        self.stock.withdraw(gone.iter().map(String::as_str));
         let offers = scan.changed.into_iter().map(|pair| Offer {
             name: pair.name,
             content: Content::Pair { certificate: pair.certificate.into(), key: pair.key.into() },
         });
-        self.stock.offer(offers.collect()).await;
+        self.stock.exchange(gone, offers.collect()).await;
     }
 }
 

@@ -209,7 +209,7 @@ impl Syncer {
         }
         self.publish();
         let frontends = self.metrics.frontends.get();
-        let certificates = self.stock.as_ref().map(|stock| stock.names().count());
+        let certificates = self.stock.as_ref().map(Stock::in_service);
         info!(server = %self.config.server, frontends, certificates, took = ?began.elapsed(), "the routing table is loaded");
         self.metrics.connected.set(1);
         self.take_pulse(session);
@@ -277,6 +277,7 @@ impl Syncer {
                     dirty.collect(session)?;
                     for name in suspects.iter().filter(|name| !dirty.contains_certificate(name)) {
                         self.metrics.drift.inc();
+                        let name = &*excerpt(name);
                         warn!(name, "the certificates had drifted from Redis without an event");
                     }
                 }

@@ -10,7 +10,7 @@ use crate::{
     tls::{CertificateSource, Content, Keeper, Offer, Outcome},
 };
 
-use super::reconcile::excerpt;
+use super::{expiry, reconcile::excerpt};
 
 /// The certificates in service, as their one source replaces them.
 pub struct Stock {
@@ -25,10 +25,15 @@ impl Stock {
         Self { keeper, source, metrics }
     }
 
-    /// Puts into service what of this is new and can be served. Parsing happens on other threads.
-    pub async fn offer(&mut self, offers: Vec<Offer>) {
+    /// Takes names out of service, and puts into service what of the offers is new and can be served, both at once. Parsing
+    /// happens on other threads.
+    pub async fn exchange(&mut self, gone: Vec<String>, offers: Vec<Offer>) {
         let news = self.keeper.news(offers);
+        let has_withdrawn = self.withdraw(gone);
         if news.is_empty() {
+            if has_withdrawn {
+                self.publish();
+            }
             return;
         }
         let parsed = tokio::task::spawn_blocking(|| news.parse()).await.expect("parsing does not panic");
@@ -57,17 +62,21 @@ impl Stock {
         }
         self.metrics.tls.certificates_loaded.inc_by(taken as u64);
         self.metrics.tls.certificates_refused.inc_by(refused as u64);
-        self.keeper.publish();
+        self.publish();
     }
 
-    /// Takes names out of service.
-    pub fn withdraw<'a>(&mut self, names: impl IntoIterator<Item = &'a str>) {
+    fn publish(&self) {
+        self.keeper.publish();
+        expiry::measure(&self.keeper.certificates().load(), &self.metrics);
+    }
+
+    fn withdraw(&mut self, names: Vec<String>) -> bool {
         let mut withdrawn = 0;
         for name in names {
-            if self.keeper.remove(name) {
+            if self.keeper.remove(&name) {
                 withdrawn += 1;
                 if withdrawn <= MOST_LINES {
-                    let certificate = self.place(name);
+                    let certificate = self.place(&name);
                     info!(certificate, "a certificate is taken out of service");
                 }
             }
@@ -75,16 +84,13 @@ impl Stock {
         if withdrawn > MOST_LINES {
             info!("{} more certificates are taken out of service", withdrawn - MOST_LINES);
         }
-        if withdrawn > 0 {
-            self.keeper.publish();
-        }
+        withdrawn > 0
     }
 
     /// Brings what is in service into line with what Redis has.
     pub async fn apply(&mut self, records: Vec<CertificateRecord>) {
         let (gone, offers) = sorted(records);
-        self.withdraw(gone.iter().map(String::as_str));
-        self.offer(offers).await;
+        self.exchange(gone, offers).await;
     }
 
     /// The names whose records would change something.
@@ -101,6 +107,11 @@ impl Stock {
             CertificateSource::Redis => format!("tls:{}", excerpt(name)),
             CertificateSource::Folder(path) => path.join(format!("{name}.crt")).display().to_string(),
         }
+    }
+
+    /// How many certificates are in service.
+    pub fn in_service(&self) -> usize {
+        self.keeper.len()
     }
 
     /// Every name that something is known of.

@@ -199,6 +199,16 @@ impl Keeper {
         self.held.values().flat_map(BTreeMap::keys).map(AsRef::as_ref)
     }
 
+    /// How many names have a certificate.
+    pub fn len(&self) -> usize {
+        self.shelf.len()
+    }
+
+    /// Whether no name has a certificate.
+    pub fn is_empty(&self) -> bool {
+        self.shelf.is_empty()
+    }
+
     /// Makes everything taken and removed so far what handshakes that begin from now on will see.
     pub fn publish(&self) {
         self.certificates.current.store(Arc::new(self.shelf.clone()));
@@ -232,7 +242,7 @@ impl News {
 }
 
 fn normal(name: &str) -> Box<str> {
-    name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase().into()
+    name.to_ascii_lowercase().into()
 }
 
 #[cfg(test)]

@@ -7,6 +7,9 @@
 mod support;
 
 mod bodies;
+mod certificate_folder;
+mod certificate_text;
+mod certificates;
 mod demo;
 mod drain;
 mod handshakes;
@@ -17,6 +20,7 @@ mod logs;
 mod malformed;
 mod marks;
 mod metrics;
+mod passthrough;
 mod reports;
 mod selection;
 mod session;

@@ -2,6 +2,7 @@
 
 mod backend;
 mod client;
+mod hello;
 mod planb;
 mod tls;
 
@@ -15,8 +16,9 @@ use std::{
 pub use ::planb::demo::PrivateRedis;
 pub use backend::{Backend, Exchange};
 pub use client::{Client, Response, get};
+pub use hello::{hello, hello_message, record};
 pub use planb::Planb;
-pub use tls::{Authority, Pair, connect_tls, curl, s_client, shown};
+pub use tls::{Authority, OpensslServer, Pair, connect_tls, curl, s_client, shown};
 
 /// A Redis master, its replica with notifications on, and a proxy that reads from the one and writes to the other.
 pub struct Stack {

@@ -1,17 +1,17 @@
 //! Certificates, and clients that speak TLS: curl, `openssl s_client`, and the library that the proxy itself uses.
 
 use std::{
-    io::{Read, Write},
+    io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpStream},
     path::Path,
-    process::{Command, Output, Stdio},
+    process::{Child, Command, Output, Stdio},
     sync::Arc,
 };
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SignatureAlgorithm};
 use rustls::{
     ClientConfig, ClientConnection, RootCertStore, StreamOwned,
-    crypto::aws_lc_rs,
+    crypto::{CryptoProvider, aws_lc_rs},
     pki_types::{CertificateDer, ServerName, pem::PemObject},
 };
 
@@ -38,6 +38,16 @@ impl Authority {
         params.distinguished_name.push(DnType::CommonName, "Test Authority");
         let key = KeyPair::generate().unwrap();
         let certificate = params.self_signed(&key).unwrap().pem();
+        Self { certificate, issuer: Issuer::new(params, key) }
+    }
+
+    /// A new one that this one has signed.
+    pub fn intermediate(&self) -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, "Test Intermediate");
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap().pem();
         Self { certificate, issuer: Issuer::new(params, key) }
     }
 
@@ -68,9 +78,14 @@ impl Authority {
 
     /// A client of the library's that trusts this authority, and offers these protocols.
     pub fn client(&self, protocols: &[&str]) -> Arc<ClientConfig> {
+        self.client_of(aws_lc_rs::default_provider(), protocols)
+    }
+
+    /// The same with this cryptography.
+    pub fn client_of(&self, provider: CryptoProvider, protocols: &[&str]) -> Arc<ClientConfig> {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(self.certificate.as_bytes()).unwrap()).unwrap();
-        let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_root_certificates(roots)
@@ -158,4 +173,46 @@ pub fn s_client(address: SocketAddr, arguments: &[&str], input: &str) -> String 
     });
     let output = process.wait_with_output().unwrap().stdout;
     String::from_utf8_lossy(&[output, reading.join().unwrap()].concat()).into_owned()
+}
+
+/// `openssl s_server`, which offers every version of TLS.
+pub struct OpensslServer {
+    process: Child,
+    folder: tempfile::TempDir,
+    pub address: SocketAddr,
+}
+
+impl OpensslServer {
+    /// With a certificate for `name`.
+    pub fn start(authority: &Authority, name: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        authority.issue(&[name]).write(folder.path(), "server");
+        std::fs::write(folder.path().join("ca.pem"), authority.pem()).unwrap();
+        let mut process = Command::new("openssl")
+            .args(["s_server", "-accept", "127.0.0.1:0", "-www", "-cert", "server.crt", "-key", "server.key"])
+            .args(["-cipher", "ALL:@SECLEVEL=0"])
+            .env("OPENSSL_CONF", "/dev/null")
+            .current_dir(folder.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the setup script installs openssl");
+        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let address = lines.find_map(|line| line.strip_prefix("ACCEPT ")?.parse().ok()).unwrap();
+        Self { process, folder, address }
+    }
+
+    /// Where the authority's certificate is.
+    pub fn root(&self) -> String {
+        self.folder.path().join("ca.pem").display().to_string()
+    }
+}
+
+impl Drop for OpensslServer {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
 }
