@@ -35,7 +35,7 @@ impl<'a> Attempts<'a> {
     pub fn failed(&mut self, choice: Choice, error: ProxyError, exchange: &Exchange) {
         if self.mark_dead(&choice, &error) {
             exchange.log_error(&format_args!("{error} *DEAD*"));
-        } else {
+        } else if !matches!(error, ProxyError::ClientGone) {
             exchange.log_error(&error);
         }
         self.tried.add(Arc::clone(&choice.backend));

@@ -111,7 +111,12 @@ impl Body for ResponseBody {
                 ready!(Pin::new(full).poll_frame(cx)).map(|frame| frame.map_err(|never| match never {}))
             }
             Source::Backend { incoming, lease } => {
-                let frame = ready!(Pin::new(incoming).poll_frame(cx));
+                let mut frame = ready!(Pin::new(incoming).poll_frame(cx));
+                if let Some(Ok(frame)) = &mut frame
+                    && let Some(trailers) = frame.trailers_mut()
+                {
+                    headers::prepare_trailers(trailers);
+                }
                 if frame.is_none()
                     && let Some(lease) = lease.take()
                 {

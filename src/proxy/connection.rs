@@ -54,28 +54,43 @@ pub async fn serve(
     }
 }
 
-/// Runs an HTTP connection until it has ended, its deadline has passed, or, once `draining` is ready, it has finished what
-/// is in flight.
-pub async fn see_through<C: Future<Output = hyper::Result<()>>>(
+/// When an HTTP connection is to end though neither side has ended it.
+pub struct Ending<'a, D, A> {
+    /// Ready when it is to finish what is in flight and take nothing new.
+    pub draining: Pin<&'a mut D>,
+    /// Ready when it may be dropped.
+    pub abandoned: Pin<&'a mut A>,
+    /// Its deadlines.
+    pub deadlines: Option<Arc<Deadlines>>,
+}
+
+/// Runs an HTTP connection to its end.
+pub async fn see_through<C, D, A>(
     worker: &Worker,
     address: IpAddr,
     mut connection: Pin<&mut C>,
     shut_down: impl Fn(Pin<&mut C>),
-    mut draining: Pin<&mut impl Future<Output = ()>>,
-    deadlines: Option<Arc<Deadlines>>,
-) {
+    mut ending: Ending<'_, D, A>,
+) where
+    C: Future<Output = hyper::Result<()>>,
+    D: Future<Output = ()>,
+    A: Future<Output = ()>,
+{
     let mut drained = false;
-    let mut alarm = deadlines.map(Alarm::new);
+    let mut alarm = ending.deadlines.map(Alarm::new);
     let ended = poll_fn(|cx| {
         if let Poll::Ready(result) = connection.as_mut().poll(cx) {
             return Poll::Ready(Some(result));
         }
-        if !drained && draining.as_mut().poll(cx).is_ready() {
+        if !drained && ending.draining.as_mut().poll(cx).is_ready() {
             drained = true;
             shut_down(connection.as_mut());
             if let Poll::Ready(result) = connection.as_mut().poll(cx) {
                 return Poll::Ready(Some(result));
             }
+        }
+        if drained && ending.abandoned.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Some(Ok(())));
         }
         match &mut alarm {
             Some(alarm) => alarm.poll(worker.shared.clock, cx).map(|()| None),
@@ -105,7 +120,7 @@ pub async fn fresh_grace(drain: &Drain) {
 }
 
 /// How long a connection on which nothing was said yet is kept open once the drain has begun.
-const FRESH_GRACE: Duration = Duration::from_millis(500);
+pub const FRESH_GRACE: Duration = Duration::from_millis(500);
 
 /// Keeps a gauge one higher while it lives.
 pub struct Counted(prometheus::IntGauge);

@@ -84,6 +84,11 @@ impl ProxyError {
         }
     }
 
+    /// Sorts a failure after the connection was made. A request's body that ends before its end is the client's doing.
+    pub fn from_exchange(error: hyper::Error) -> Self {
+        if error.is_user() { Self::ClientGone } else { Self::Broken(error) }
+    }
+
     /// The table of contract section 4.
     pub fn verdict(&self) -> Verdict {
         let unavailable = Verdict { status: StatusCode::SERVICE_UNAVAILABLE, body: "", marks_dead: false };

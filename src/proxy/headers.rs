@@ -100,8 +100,16 @@ pub fn remove_upgrade(headers: &mut HeaderMap) {
     headers.remove(UPGRADE);
 }
 
-/// Joins the lines of `Cookie`, which HTTP/2 may split and HTTP/1.1 may not (RFC 9113 section 8.2.3).
-pub fn join_cookies(headers: &mut HeaderMap) {
+/// Makes headers that came over HTTP/2 what HTTP/1.1 allows: one line of `Cookie`, which HTTP/2 may split (RFC 9113 section
+/// 8.2.3), and one of `Content-Length`, of which the library has made sure that all say the same.
+pub fn as_http1(headers: &mut HeaderMap) {
+    if let Some(length) = headers.get(CONTENT_LENGTH).cloned() {
+        headers.insert(CONTENT_LENGTH, length);
+    }
+    join_cookies(headers);
+}
+
+fn join_cookies(headers: &mut HeaderMap) {
     let mut lines = headers.get_all(COOKIE).iter();
     if let (Some(first), Some(second)) = (lines.next(), lines.next()) {
         let lines = [first, second].into_iter().chain(lines).map(HeaderValue::as_bytes);
@@ -119,8 +127,9 @@ pub fn declare_body<B: Body>(request: &mut Request<B>) {
     }
 }
 
-/// Removes from trailers what a backend must only hear from us.
+/// Removes from trailers what belongs to the connection that they came on, and what a backend must only hear from us.
 pub fn prepare_trailers(trailers: &mut HeaderMap) {
+    remove_hop_by_hop(trailers);
     trailers.remove(&X_FORWARDED_CLIENT_CERT);
 }
 

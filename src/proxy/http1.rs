@@ -1,6 +1,6 @@
 //! HTTP/1 with one client, until its connection closes, becomes a tunnel or runs out of time.
 
-use std::{convert::Infallible, pin::pin, rc::Rc, sync::Arc};
+use std::{convert::Infallible, future::pending, pin::pin, rc::Rc, sync::Arc};
 
 use hyper::{
     Request,
@@ -12,10 +12,11 @@ use hyper_util::rt::TokioIo;
 
 use super::{
     Worker,
-    connection::{Client, fresh_grace, see_through},
+    connection::{Client, Ending, fresh_grace, see_through},
     deadlines::Deadlines,
     downstream::{Downstream, Follows, Verdict},
-    headers, service,
+    headers,
+    service::{self, Turn},
     transport::Transport,
 };
 
@@ -32,7 +33,8 @@ pub async fn serve(worker: Rc<Worker>, transport: Transport, client: Rc<Client>)
         if let Some(deadlines) = &deadlines {
             deadlines.head_ended(follows != Follows::Length(0));
         }
-        let answer = service::answer(Rc::clone(&worker), Rc::clone(&client), deadlines.clone(), request);
+        let turn = Turn { deadlines: deadlines.clone(), streams: None };
+        let answer = service::answer(Rc::clone(&worker), Rc::clone(&client), turn, request);
         async move { Ok::<_, Infallible>(answer.await) }
     });
     let mut connection = pin!(worker.http1.serve_connection(TokioIo::new(downstream), handler).with_upgrades());
@@ -42,15 +44,8 @@ pub async fn serve(worker: Rc<Worker>, transport: Transport, client: Rc<Client>)
             fresh_grace(&worker.drain).await;
         }
     });
-    see_through(
-        &worker,
-        client.address,
-        connection.as_mut(),
-        UpgradeableConnection::graceful_shutdown,
-        draining,
-        deadlines.clone(),
-    )
-    .await;
+    let ending = Ending { draining, abandoned: pin!(pending()), deadlines: deadlines.clone() };
+    see_through(&worker, client.address, connection.as_mut(), UpgradeableConnection::graceful_shutdown, ending).await;
 }
 
 /// What comes after a request's head, as the HTTP library understood it.

@@ -18,12 +18,13 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Worker,
-    connection::{Client, fresh_grace, see_through},
+    connection::{Client, Ending, FRESH_GRACE, fresh_grace, see_through},
     deadlines::{Alarm, Deadlines},
-    service,
+    service::{self, Turn},
     transport::Transport,
 };
 
@@ -35,6 +36,7 @@ pub async fn serve(worker: Rc<Worker>, transport: Transport, client: Rc<Client>)
         worker: Rc::clone(&worker),
         connection: Deadlines::begin(limits, shared.clock),
         next: RefCell::default(),
+        next_tunnel: RefCell::default(),
         open: Cell::default(),
         has_served: Cell::default(),
     }));
@@ -45,13 +47,16 @@ pub async fn serve(worker: Rc<Worker>, transport: Transport, client: Rc<Client>)
             deadlines.head_ended(!request.body().is_end_stream());
         }
         streams.expect(deadlines.clone());
-        let answer = service::answer(Rc::clone(&worker), Rc::clone(&client), deadlines, request);
+        let turn = Turn { deadlines, streams: Some(streams.clone()) };
+        let answer = service::answer(Rc::clone(&worker), Rc::clone(&client), turn, request);
         async move { Ok::<_, Infallible>(answer.await) }
     });
     let mut builder = http2::Builder::new(streams.clone());
     builder
         .enable_connect_protocol()
         .max_concurrent_streams(MOST_STREAMS)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(u32::try_from(shared.config.max_header_size).unwrap_or(u32::MAX));
     let mut connection = pin!(builder.serve_connection(TokioIo::new(transport), handler));
     let draining = pin!(async {
@@ -60,22 +65,22 @@ pub async fn serve(worker: Rc<Worker>, transport: Transport, client: Rc<Client>)
             fresh_grace(&worker.drain).await;
         }
     });
+    // The goodbye is only complete when the client has answered, and one that is gone does not.
+    let abandoned = pin!(async {
+        fresh_grace(&worker.drain).await;
+        while streams.0.open.get() > 0 {
+            tokio::time::sleep(FRESH_GRACE).await;
+        }
+    });
     let deadlines = streams.0.connection.clone();
-    see_through(
-        &worker,
-        client.address,
-        connection.as_mut(),
-        http2::Connection::graceful_shutdown,
-        draining,
-        deadlines,
-    )
-    .await;
+    let ending = Ending { draining, abandoned, deadlines };
+    see_through(&worker, client.address, connection.as_mut(), http2::Connection::graceful_shutdown, ending).await;
 }
 
 /// Runs a connection's streams, each within its own deadlines; one that is late is reset, and the others go on. The
 /// connection itself has a deadline only while there is no stream.
 #[derive(Clone)]
-struct Streams(Rc<Inner>);
+pub struct Streams(Rc<Inner>);
 
 struct Inner {
     worker: Rc<Worker>,
@@ -83,6 +88,9 @@ struct Inner {
     /// The deadlines of the stream that comes next: the library calls the handler and then, before anything else, has what
     /// that returned executed.
     next: RefCell<Option<Arc<Deadlines>>>,
+    /// Likewise, what wants to know of the end of the tunnel that comes next: the library has its sending executed as soon
+    /// as the handler's answer is there.
+    next_tunnel: RefCell<Option<CancellationToken>>,
     open: Cell<usize>,
     has_served: Cell<bool>,
 }
@@ -92,13 +100,22 @@ impl Streams {
         self.0.has_served.set(true);
         *self.0.next.borrow_mut() = deadlines;
     }
+
+    /// To be called when the handler is about to answer that a tunnel is open.
+    pub fn open_tunnel(&self) -> OpenTunnel {
+        let closed = CancellationToken::new();
+        *self.0.next_tunnel.borrow_mut() = Some(closed.clone());
+        OpenTunnel { _open: Open::one(self), closed }
+    }
 }
 
 impl<F: Future + 'static> Executor<F> for Streams {
     fn execute(&self, stream: F) {
         let mut alarm = self.0.next.borrow_mut().take().map(Alarm::new);
+        let tunnel = self.0.next_tunnel.borrow_mut().take();
         let open = Open::one(self);
         self.0.worker.tasks.spawn_local(async move {
+            let _tunnel = tunnel.map(CancellationToken::drop_guard);
             let worker = &open.0.0.worker;
             let mut stream = pin!(stream);
             let is_late = poll_fn(|cx| {
@@ -111,6 +128,20 @@ impl<F: Future + 'static> Executor<F> for Streams {
                 worker.shared.metrics.client_timeouts.inc();
             }
         });
+    }
+}
+
+/// A tunnel within a connection, which is not idle for as long as this lives.
+pub struct OpenTunnel {
+    _open: Open,
+    closed: CancellationToken,
+}
+
+impl OpenTunnel {
+    /// Waits until nothing more can be sent to the client: because all has been, or because it has reset the stream, which
+    /// the library does not tell apart from its end (RFC 8441 section 5).
+    pub async fn closed(&self) {
+        self.closed.cancelled().await;
     }
 }
 
@@ -139,6 +170,11 @@ impl Drop for Open {
         }
     }
 }
+
+/// Bytes of bodies that a client may send ahead, on one stream and on all; so that eight uploads which no backend reads leave
+/// room for others.
+const STREAM_WINDOW: u32 = 512 * 1024;
+const CONNECTION_WINDOW: u32 = 8 * STREAM_WINDOW;
 
 /// Requests that a client may have in flight on one connection.
 const MOST_STREAMS: u32 = 128;

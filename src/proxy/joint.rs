@@ -1,6 +1,6 @@
 //! Two byte streams, joined until both have ended.
 
-use std::{io, pin::pin, time::Duration};
+use std::{cell::Cell, io, pin::pin, time::Duration};
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
@@ -26,30 +26,58 @@ pub enum Side {
 }
 
 /// Copies both ways until both directions have ended; the end of one is passed on while the other goes on. When one breaks,
-/// the other has a moment left, for what was said last before a stream broke is often why.
+/// or `reset` tells that a stream is gone though nothing that is copied shows it, there is a moment left for the rest: what
+/// was said last before a stream broke is often why.
+///
+/// `reset` is called with what tells whether the backend's direction has ended.
 pub async fn join(
     downstream: (impl AsyncRead + Unpin, impl AsyncWrite + Unpin),
     upstream: (impl AsyncRead + Unpin, impl AsyncWrite + Unpin),
+    reset: impl AsyncFnOnce(&Cell<bool>) -> Side,
 ) -> End {
-    let mut there = pin!(pump(downstream.0, Side::Downstream, upstream.1, Side::Upstream));
-    let mut back = pin!(pump(upstream.0, Side::Upstream, downstream.1, Side::Downstream));
-    let (first, is_there) = tokio::select! {
-        end = &mut there => (end, true),
-        end = &mut back => (end, false),
-    };
-    let mut rest = pin!(async { if is_there { back.await } else { there.await } });
-    if first.error.is_some() {
-        // Whatever becomes of it, the first to break is the reason.
-        let _ = timeout(LAST_WORDS, rest).await;
-        return first;
-    }
-    match (&mut rest).await {
-        broken @ End { error: Some(_), .. } => broken,
-        _ => first,
+    let (client_ended, backend_ended) = (Cell::new(false), Cell::new(false));
+    let mut there = pin!(pump(downstream.0, Side::Downstream, upstream.1, Side::Upstream, &client_ended));
+    let mut back = pin!(pump(upstream.0, Side::Upstream, downstream.1, Side::Downstream, &backend_ended));
+    let mut reset = pin!(reset(&backend_ended));
+    let (mut there_is_done, mut back_is_done) = (false, false);
+    let mut first = None;
+    loop {
+        let end = tokio::select! {
+            biased;
+            end = &mut there, if !there_is_done => {
+                there_is_done = true;
+                end
+            }
+            end = &mut back, if !back_is_done => {
+                back_is_done = true;
+                end
+            }
+            by = &mut reset => End { by, error: Some(io::ErrorKind::ConnectionReset.into()) },
+        };
+        if end.error.is_some() {
+            let rest = async {
+                let there = async { if there_is_done { None } else { Some(there.await) } };
+                let back = async { if back_is_done { None } else { Some(back.await) } };
+                tokio::join!(there, back)
+            };
+            // Whatever becomes of it, the first to break is the reason.
+            let _ = timeout(LAST_WORDS, rest).await;
+            return end;
+        }
+        let first = first.get_or_insert(end.by);
+        if there_is_done && back_is_done {
+            return End { by: *first, error: None };
+        }
     }
 }
 
-async fn pump(mut from: impl AsyncRead + Unpin, reading: Side, mut to: impl AsyncWrite + Unpin, writing: Side) -> End {
+async fn pump(
+    mut from: impl AsyncRead + Unpin,
+    reading: Side,
+    mut to: impl AsyncWrite + Unpin,
+    writing: Side,
+    has_ended: &Cell<bool>,
+) -> End {
     let mut buffer = vec![0; BUFFER];
     let broken = |by, error| End { by, error: Some(error) };
     loop {
@@ -59,6 +87,7 @@ async fn pump(mut from: impl AsyncRead + Unpin, reading: Side, mut to: impl Asyn
         };
         let written = async {
             if read == 0 {
+                has_ended.set(true);
                 return to.shutdown().await;
             }
             to.write_all(&buffer[..read]).await?;
@@ -75,5 +104,5 @@ async fn pump(mut from: impl AsyncRead + Unpin, reading: Side, mut to: impl Asyn
 /// Bytes that are read at once in each direction.
 const BUFFER: usize = 16 * 1024;
 
-/// How long one direction goes on after the other broke.
-pub const LAST_WORDS: Duration = Duration::from_millis(500);
+/// How long the rest goes on after something broke.
+const LAST_WORDS: Duration = Duration::from_millis(500);

@@ -1,6 +1,7 @@
 //! The SNI engine: TLS connections that are routed by the name in their ClientHello, and never decrypted.
 
 use std::{
+    cell::Cell,
     net::{IpAddr, Shutdown},
     pin::Pin,
     rc::Rc,
@@ -28,7 +29,7 @@ use super::{
     error::ProxyError,
     exchange::Exchange,
     handshake,
-    joint::{self, End, LAST_WORDS, Side},
+    joint::{self, End, Side},
 };
 use crate::{
     routing::{Frontend, Host},
@@ -136,20 +137,14 @@ async fn join(downstream: TcpStream, mut upstream: TcpStream, received: Vec<u8>,
     let (client, backend) = (Watched(&downstream), Watched(&upstream));
     // Reading tells of a reset only while there is something to read into, which is not so for one side while the other
     // does not take what it has.
-    let reset = async {
-        let by = tokio::select! {
+    let reset = async |_: &Cell<bool>| {
+        tokio::select! {
             _ = downstream.ready(Interest::ERROR) => Side::Downstream,
             _ = upstream.ready(Interest::ERROR) => Side::Upstream,
-        };
-        tokio::time::sleep(LAST_WORDS).await;
-        End { by, error: Some(io::ErrorKind::ConnectionReset.into()) }
+        }
     };
     let to_client = InspectWriter::new(client, |bytes| exchange.sent(bytes.len() as u64));
-    tokio::select! {
-        biased;
-        end = joint::join((client, to_client), (backend, backend)) => end,
-        end = reset => end,
-    }
+    joint::join((client, to_client), (backend, backend), reset).await
 }
 
 /// What tells a TLS client why it is turned away; nothing for one that does not speak TLS, or no more.

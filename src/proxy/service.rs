@@ -14,23 +14,35 @@ use super::{
     error::ProxyError,
     exchange::Exchange,
     headers::{self, Forwarding, Replaced, X_DEBUG_BACKEND_ID, X_DEBUG_BACKEND_URL, X_DEBUG_FRONTEND_KEY},
+    http2::Streams,
     tunnel,
     upstream::{Failure, Lease},
     websocket::Opening,
 };
 use crate::routing::{Choice, Frontend, Host};
 
-/// Answers a request; there is always an answer. `deadlines` are those of the request's connection or stream.
+/// What a request has to do with the connection that it came on.
+pub struct Turn {
+    /// The deadlines of the connection; or of the stream, on HTTP/2.
+    pub deadlines: Option<Arc<Deadlines>>,
+    /// The other streams of the connection, on HTTP/2.
+    pub streams: Option<Streams>,
+}
+
+/// Answers a request; there is always an answer.
 pub async fn answer(
     worker: Rc<Worker>,
     client: Rc<Client>,
-    deadlines: Option<Arc<Deadlines>>,
+    turn: Turn,
     mut request: Request<Incoming>,
 ) -> Response<ResponseBody> {
     let opening = Opening::of(&mut request);
     let (mut head, body) = request.into_parts();
-    let mut exchange = Exchange::begin(&worker.shared, deadlines.clone(), client.address, &head);
+    let mut exchange = Exchange::begin(&worker.shared, turn.deadlines.clone(), client.address, &head);
     let is_http2 = head.version == Version::HTTP_2;
+    if is_http2 {
+        headers::as_http1(&mut head.headers);
+    }
     // On HTTP/1, bytes may follow a request's head that were not looked over.
     let unread = !is_http2 && opening.is_some();
 
@@ -73,19 +85,16 @@ pub async fn answer(
     };
     exchange.routed(&frontend);
     make_origin_form(&mut head);
-    if is_http2 {
-        headers::join_cookies(&mut head.headers);
-    }
     if let Some(opening) = &opening {
         opening.ask(&mut head.headers);
         head.method = Method::GET;
     }
 
-    let mut request = Request::from_parts(head, RequestBody::new(body, deadlines.clone().filter(|_| is_http2)));
+    let mut request = Request::from_parts(head, RequestBody::new(body, turn.deadlines.clone().filter(|_| is_http2)));
     headers::declare_body(&mut request);
     let (choice, outcome) = attempt(&worker, &frontend, &host, request, opening.as_ref(), &mut exchange).await;
     let mut response = match outcome {
-        Ok((response, lease)) => respond(&worker, client, deadlines.as_deref(), response, lease, opening, exchange),
+        Ok((response, lease)) => respond(&worker, client, &turn, response, lease, opening, exchange),
         Err(error) => refuse(exchange, &error, unread),
     };
     if debug {
@@ -155,7 +164,7 @@ fn check_upgrade(response: &Response<Incoming>, opening: Option<&Opening>) -> Re
 fn respond(
     worker: &Worker,
     client: Rc<Client>,
-    deadlines: Option<&Deadlines>,
+    turn: &Turn,
     mut response: Response<Incoming>,
     lease: Lease,
     opening: Option<Opening>,
@@ -167,12 +176,13 @@ fn respond(
     headers::prepare_response(response.headers_mut(), switched);
     match opening {
         Some(opening) if switched => {
-            if let Some(deadlines) = deadlines {
+            if let Some(deadlines) = &turn.deadlines {
                 deadlines.became_tunnel();
             }
             let to_backend = upgrade::on(&mut response);
             opening.accept(&mut response);
-            let joined = tunnel::join(client, opening.from_client, to_backend, lease, exchange);
+            let stream = turn.streams.as_ref().map(Streams::open_tunnel);
+            let joined = tunnel::join(client, opening.from_client, to_backend, lease, exchange, stream);
             let open = super::connection::Counted::one(&worker.shared.metrics.tunnels_open);
             worker.tasks.spawn_local(async move {
                 joined.await;

@@ -12,6 +12,7 @@ fn secured(arguments: &[&str]) -> (Stack, Authority, Backend) {
     let (authority, backend) = (Authority::new(), Backend::echo());
     authority.issue(&[NAME]).install(&stack.master, NAME);
     stack.list(NAME, &[&backend.url()]);
+    stack.planb.wait_for_log("a certificate is put into service");
     (stack, authority, backend)
 }
 

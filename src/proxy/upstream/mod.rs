@@ -70,7 +70,7 @@ impl Upstream {
                     Request::from_parts(head, RequestBody::empty())
                 }
                 (None, _) => {
-                    return Err(Failure { error: ProxyError::Broken(error.into_error()), unsent: None });
+                    return Err(Failure { error: ProxyError::from_exchange(error.into_error()), unsent: None });
                 }
             };
         }
@@ -94,7 +94,7 @@ impl Upstream {
             Ok(response) => Ok((response, Lease::new(connection, &self.pool))),
             Err(mut error) => {
                 let unsent = error.take_message();
-                Err(Failure { error: ProxyError::Broken(error.into_error()), unsent })
+                Err(Failure { error: ProxyError::from_exchange(error.into_error()), unsent })
             }
         }
     }

@@ -3,6 +3,7 @@
 mod backend;
 mod client;
 mod hello;
+mod http2;
 mod planb;
 mod tls;
 
@@ -17,6 +18,7 @@ pub use ::planb::demo::PrivateRedis;
 pub use backend::{Backend, Exchange};
 pub use client::{Client, Response, get};
 pub use hello::{hello, hello_message, record};
+pub use http2::{Http2, Stream};
 pub use planb::Planb;
 pub use tls::{Authority, OpensslServer, Pair, connect_tls, curl, s_client, shown};
 
