@@ -210,6 +210,11 @@ struct Flags {
     /// How often the routing table is compared with all of Redis, to prove that no event was missed
     #[arg(long, env = "PLANB_RECONCILE_INTERVAL", default_value = "1m", value_parser = positive_duration, value_name = "DURATION")]
     reconcile_interval: Duration,
+
+    /// How long to keep routes and certificates that a read Redis without its data does not mention: one that has restarted,
+    /// or was exchanged, and lacks all or more than half of them; 0s to believe it at once
+    #[arg(long, env = "PLANB_SHRINK_GRACE", default_value = "30s", value_parser = duration, value_name = "DURATION")]
+    shrink_grace: Duration,
 }
 
 /// An address that may be switched off.
@@ -302,7 +307,11 @@ impl Cli {
             metrics: flags.metrics_address,
             workers: flags.workers.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get),
             access_log: flags.access_log,
-            sync: sync::Config { server: read.clone(), reconcile_every: flags.reconcile_interval },
+            sync: sync::Config {
+                server: read.clone(),
+                reconcile_every: flags.reconcile_interval,
+                shrink_grace: flags.shrink_grace,
+            },
             store: store::Config { read, write },
             proxy: proxy::Config {
                 request_timeout: seconds(flags.request_timeout),

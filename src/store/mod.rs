@@ -15,7 +15,7 @@ pub use client::{Address, Server};
 pub use error::StoreError;
 pub use schema::{CertificateHash, CertificateRecord, DeadNotice, DeadSet, List, Record};
 pub use session::{Change, Page, Pattern, Session};
-pub use vitals::{Backlog, Doubt, Notifications, Role, Vitals};
+pub use vitals::{Backlog, Doubt, Identity, Notifications, Role, Vitals};
 pub use writer::WriteSession;
 
 /// Which Redis servers to use.

@@ -17,7 +17,7 @@ use tokio::sync::broadcast::{
 };
 
 use super::{
-    Doubt, Server, StoreError, Vitals,
+    Doubt, Identity, Notifications, Server, StoreError, Vitals,
     client::{Connection, NO_SUBSCRIPTION},
     schema::{
         self, CERTIFICATE_FIELDS, CERTIFICATE_PREFIX, CertificateHash, CertificateRecord, DEAD_CHANNEL, DEAD_PREFIX,
@@ -35,6 +35,8 @@ pub struct Session {
     keys: Receiver<KeyspaceEvent>,
     messages: Receiver<Message>,
     vitals: Vitals,
+    identity: Identity,
+    has_heard: bool,
 }
 
 /// A hint from Redis that something may have changed. Never more than a hint: the same command gives different events on a
@@ -87,6 +89,10 @@ impl Session {
     pub async fn open(server: &Server, patterns: &[Pattern]) -> Result<Self, StoreError> {
         let commands = Connection::open(server, NO_SUBSCRIPTION).await?;
         let vitals = examine(&commands).await?;
+        // An access list may forbid it.
+        let server_info =
+            commands.ask(HEARTBEAT_LIMIT, commands.client.info::<String>(Some(InfoKind::Server))).await.ok();
+        let identity = vitals.identity(server_info.as_deref());
         if vitals.stale().is_some() && (vitals.keys == 0 || vitals.role_is_copying()) {
             return Err(StoreError::NotReady {
                 server: server.to_string(),
@@ -104,7 +110,7 @@ impl Session {
                 subscriber.client.psubscribe(patterns).await
             })
             .await?;
-        let session = Self { commands, subscriber, keys, messages, vitals };
+        let session = Self { commands, subscriber, keys, messages, vitals, identity, has_heard: false };
         session.barrier().await?;
         Ok(session)
     }
@@ -114,13 +120,31 @@ impl Session {
         &self.vitals
     }
 
+    /// Which data the server had when the session was opened.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Whether changed keys surely are, or are not, announced; `None` while that is not known, because asking is forbidden
+    /// and nothing has been announced yet.
+    pub fn announces(&self) -> Option<bool> {
+        match self.vitals.notifications {
+            Notifications::On => Some(true),
+            Notifications::Off(_) => Some(false),
+            Notifications::Unknown => self.has_heard.then_some(true),
+        }
+    }
+
     /// Waits for the next change, or for the session's end. Cancel-safe.
     pub async fn change(&mut self) -> Result<Change, StoreError> {
         loop {
             let change = tokio::select! {
                 biased;
                 event = self.keys.recv() => match event {
-                    Ok(event) => of_event(&event),
+                    Ok(event) => {
+                        self.has_heard = true;
+                        of_event(&event)
+                    }
                     Err(error) => return Err(self.lost(&error)),
                 },
                 message = self.messages.recv() => match message {
@@ -140,7 +164,10 @@ impl Session {
     pub fn arrived(&mut self) -> Result<Option<Change>, StoreError> {
         loop {
             let change = match self.keys.try_recv() {
-                Ok(event) => of_event(&event),
+                Ok(event) => {
+                    self.has_heard = true;
+                    of_event(&event)
+                }
                 Err(TryRecvError::Empty) => match self.messages.try_recv() {
                     Ok(message) => Some(of_message(&message)),
                     Err(TryRecvError::Empty) => return Ok(None),

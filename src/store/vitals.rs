@@ -22,6 +22,16 @@ pub struct Vitals {
     pub notifications: Notifications,
 }
 
+/// Which data a server has: two servers, or one before and after a restart, agree in this only if one got its data from
+/// the other.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// The process (`run_id` of INFO server).
+    pub run: String,
+    /// The data's history (`master_replid` of INFO replication).
+    pub history: String,
+}
+
 /// The replication backlog, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backlog {
@@ -114,6 +124,12 @@ impl Vitals {
                 Some(flags) => Notifications::Off(flags.to_owned()),
             },
         }
+    }
+
+    /// Which data this is, given INFO server where that is allowed.
+    pub fn identity(&self, server: Option<&str>) -> Identity {
+        let run = server.and_then(|info| field(info, "run_id")).unwrap_or_default();
+        Identity { run: run.to_owned(), history: self.replication_id.clone() }
     }
 
     /// Why data learnt at `before` may no longer be right, if it may not.

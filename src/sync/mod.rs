@@ -16,6 +16,7 @@ mod report;
 mod stock;
 mod sweep;
 mod tickets;
+mod trust;
 
 use std::{
     collections::HashSet,
@@ -43,14 +44,17 @@ use reconcile::excerpt;
 pub use reconcile::{Applied, Malformed, Table};
 pub use report::{MARK_QUEUE, Reporter};
 pub use stock::Stock;
-use sweep::{Step, Sweep};
+use sweep::{Missing, Step, Sweep};
 pub use tickets::TicketSyncer;
+use trust::{Evidence, Judgement, Trust};
 
 /// How the table is kept.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The read Redis.
     pub server: Server,
+    /// How long a Redis that seems to have lost its data is not believed.
+    pub shrink_grace: Duration,
     /// How long to wait between the end of one proof of convergence and the beginning of the next.
     pub reconcile_every: Duration,
 }
@@ -65,6 +69,7 @@ pub struct Syncer {
     table: Table,
     /// Where Redis is the source of certificates.
     stock: Option<Stock>,
+    trust: Trust,
     /// Hosts whose malformed values have been logged.
     complained: HashSet<String>,
     loaded: Option<oneshot::Sender<()>>,
@@ -74,6 +79,8 @@ pub struct Syncer {
 enum Ended {
     Failed(StoreError),
     Doubted(Doubt),
+    /// What Redis does not mention has been held for long enough.
+    GraceOver,
 }
 
 impl From<StoreError> for Ended {
@@ -95,7 +102,8 @@ impl Syncer {
         loaded: oneshot::Sender<()>,
     ) -> Self {
         let (table, complained) = (Table::default(), HashSet::new());
-        Self { config, routes, clock, metrics, health, table, stock, complained, loaded: Some(loaded) }
+        let trust = Trust::new(config.shrink_grace);
+        Self { config, routes, clock, metrics, health, table, stock, trust, complained, loaded: Some(loaded) }
     }
 
     /// Follows Redis for ever.
@@ -123,6 +131,9 @@ impl Syncer {
             match ended {
                 Ended::Doubted(doubt) => {
                     info!(server = %self.config.server, reason = %doubt, "loading the whole routing table again");
+                }
+                Ended::GraceOver => {
+                    info!(server = %self.config.server, "the time of grace is over: loading everything again");
                 }
                 Ended::Failed(error) if error.is_misconfiguration() && self.loaded.is_some() => return Err(error),
                 Ended::Failed(error) => {
@@ -160,6 +171,7 @@ impl Syncer {
         let mut sweep_at = time::Instant::now() + self.sweep_interval(session);
         loop {
             tokio::select! {
+                () = wait_until(self.grace_ends()) => return Err(Ended::GraceOver),
                 change = session.change() => {
                     dirty.add(change?);
                     self.catch_up(session, &mut dirty).await?;
@@ -195,17 +207,36 @@ impl Syncer {
     /// Loads everything, collecting what changes meanwhile, and publishes it as one snapshot.
     async fn load(&mut self, session: &mut Session, dirty: &mut Dirty) -> Result<(), Ended> {
         let began = Instant::now();
-        let mut sweep = Sweep::in_haste();
-        while let Some(step) = sweep.step(session, &self.table, self.stock.as_ref()).await? {
-            match step {
-                Step::Hosts(records) => {
-                    for record in &records {
-                        self.apply(record);
-                    }
-                }
-                Step::Certificates(records) => self.apply_certificates(records).await,
-            }
+        let mut sweep = Sweep::in_haste(self.stock.is_some());
+        let held = self.table.frontend_hosts().count();
+        let held_certificates = self.stock.as_ref().map_or(0, |stock| stock.names().count());
+        while let Some(step) = sweep.step(session).await? {
+            self.take(session, step).await?;
             dirty.collect(session)?;
+        }
+        let missing = sweep.missing(&self.table, self.stock.as_ref());
+        let evidence = [
+            Evidence { held, lost: missing.frontends.len(), found: sweep.frontends_met() },
+            Evidence { held: held_certificates, lost: missing.certificates.len(), found: sweep.certificates_met() },
+        ];
+        match self.trust.judge(session.identity(), &evidence, self.clock.now()) {
+            Judgement::Believe => {
+                self.metrics.held.set(0);
+                self.take_missing(session, missing, None).await?;
+            }
+            Judgement::Hold { until, is_new } => {
+                let lost = missing.frontends.len() + missing.certificates.len();
+                self.metrics.held.set(i64::try_from(lost).unwrap_or(i64::MAX));
+                if is_new {
+                    warn!(
+                        server = %self.config.server,
+                        "this is not the Redis that was loaded from, or it has restarted, and {} of {held} frontends are \
+                         missing there; keeping them for {:?} (--shrink-grace)",
+                        missing.frontends.len(),
+                        self.clock.now().until(until),
+                    );
+                }
+            }
         }
         self.publish();
         let frontends = self.metrics.frontends.get();
@@ -221,11 +252,73 @@ impl Syncer {
         Ok(())
     }
 
+    /// Applies one step of a walk; returns whether the routes have changed.
+    async fn take(&mut self, session: &mut Session, step: Step) -> Result<bool, Ended> {
+        match step {
+            Step::Hosts(records) => {
+                self.verify(session, records.iter().any(|record| self.table.would_remove(record))).await?;
+                Ok(records.iter().fold(false, |changed, record| self.apply(record) | changed))
+            }
+            Step::Certificates(records) => {
+                self.take_certificates(session, records).await?;
+                Ok(false)
+            }
+        }
+    }
+
+    /// Reads what a walk has not met once more, and applies it; with `dirty`, what no event announces is counted.
+    async fn take_missing(
+        &mut self,
+        session: &mut Session,
+        missing: Missing,
+        mut dirty: Option<&mut Dirty>,
+    ) -> Result<(), Ended> {
+        let hosts: HashSet<String> = missing.frontends.into_iter().chain(missing.dead_sets).collect();
+        let hosts: Vec<String> = hosts.into_iter().collect();
+        let hosts = hosts.chunks(PAGE).map(|page| (page, true));
+        for (page, is_hosts) in hosts.chain(missing.certificates.chunks(PAGE).map(|page| (page, false))) {
+            let step = if is_hosts {
+                Step::Hosts(session.read(page.to_vec()).await?)
+            } else {
+                Step::Certificates(session.certificates(page).await?)
+            };
+            if let Some(dirty) = &mut dirty {
+                self.count_drift(session, &step, dirty).await?;
+            }
+            self.take(session, step).await?;
+        }
+        Ok(())
+    }
+
+    async fn take_certificates(&mut self, session: &mut Session, records: Vec<CertificateRecord>) -> Result<(), Ended> {
+        let removes = |stock: &Stock| records.iter().any(|record| stock.would_remove(record));
+        self.verify(session, self.stock.as_ref().is_some_and(removes)).await?;
+        if let Some(stock) = &mut self.stock {
+            stock.apply(records).await;
+        }
+        Ok(())
+    }
+
+    /// Before anything is removed: makes sure that the server has not just become another one. A replica that copies a new
+    /// master is empty without an event, and for less than a heartbeat.
+    async fn verify(&self, session: &mut Session, is_removal: bool) -> Result<(), Ended> {
+        if is_removal && let Some(doubt) = session.beat().await? {
+            return Err(Ended::Doubted(doubt));
+        }
+        Ok(())
+    }
+
+    fn grace_ends(&self) -> Option<time::Instant> {
+        let until = self.trust.holds_until()?;
+        Some(time::Instant::now() + self.clock.now().until(until))
+    }
+
     /// Re-reads the keys that may have changed until none is left, publishing after each batch.
     async fn catch_up(&mut self, session: &mut Session, dirty: &mut Dirty) -> Result<(), Ended> {
         dirty.collect(session)?;
         while let Some(batch) = dirty.take_batch() {
             let records = session.read(batch.hosts()).await?;
+            self.verify(session, records.iter().any(|record| self.table.would_remove(record))).await?;
             let mut changed = false;
             for record in &records {
                 changed |= self.apply(record);
@@ -240,7 +333,7 @@ impl Syncer {
             }
             if !batch.certificates.is_empty() {
                 let records = session.certificates(&batch.certificates).await?;
-                self.apply_certificates(records).await;
+                self.take_certificates(session, records).await?;
             }
             self.metrics.events.inc_by(batch.events);
             self.metrics.malformed_records.inc_by(batch.junk);
@@ -253,44 +346,49 @@ impl Syncer {
     /// One step of a proof of convergence; returns whether that was the last. Differences that no event announces are
     /// mended, and counted unless there are no events to announce them.
     async fn sweep(&mut self, session: &mut Session, sweep: &mut Sweep, dirty: &mut Dirty) -> Result<bool, Ended> {
-        match sweep.step(session, &self.table, self.stock.as_ref()).await? {
-            None => return Ok(true),
-            Some(Step::Hosts(records)) => {
-                let suspects: Vec<&Record> = records.iter().filter(|record| self.table.differs(record)).collect();
-                if !suspects.is_empty() && !is_polling(session) {
-                    session.barrier().await?;
-                    dirty.collect(session)?;
-                    for record in suspects.iter().filter(|record| !dirty.contains(&record.host)) {
-                        self.metrics.drift.inc();
-                        warn!(host = record.host, "the routing table had drifted from Redis without an event");
-                    }
-                }
-                let changed = records.iter().fold(false, |changed, record| self.apply(record) | changed);
-                if changed {
-                    self.publish();
-                }
+        let Some(step) = sweep.step(session).await? else {
+            if self.trust.holds_until().is_none() {
+                let missing = sweep.missing(&self.table, self.stock.as_ref());
+                self.take_missing(session, missing, Some(dirty)).await?;
+                self.publish();
             }
-            Some(Step::Certificates(records)) => {
-                let suspects = self.stock.as_ref().map(|stock| stock.differing(&records)).unwrap_or_default();
-                if !suspects.is_empty() && !is_polling(session) {
-                    session.barrier().await?;
-                    dirty.collect(session)?;
-                    for name in suspects.iter().filter(|name| !dirty.contains_certificate(name)) {
-                        self.metrics.drift.inc();
-                        let name = &*excerpt(name);
-                        warn!(name, "the certificates had drifted from Redis without an event");
-                    }
-                }
-                self.apply_certificates(records).await;
-            }
+            return Ok(true);
+        };
+        self.count_drift(session, &step, dirty).await?;
+        if self.take(session, step).await? {
+            self.publish();
         }
         Ok(false)
     }
 
-    async fn apply_certificates(&mut self, records: Vec<CertificateRecord>) {
-        if let Some(stock) = &mut self.stock {
-            stock.apply(records).await;
+    /// Counts what differs from Redis although nothing has announced, or is about to announce, a change.
+    async fn count_drift(&mut self, session: &mut Session, step: &Step, dirty: &mut Dirty) -> Result<(), Ended> {
+        let suspects: Vec<String> = match step {
+            Step::Hosts(records) => {
+                let differing = records.iter().filter(|record| self.table.differs(record));
+                differing.map(|record| record.host.clone()).collect()
+            }
+            Step::Certificates(records) => {
+                self.stock.as_ref().map(|stock| stock.differing(records)).unwrap_or_default()
+            }
+        };
+        if suspects.is_empty() || is_polling(session) {
+            return Ok(());
         }
+        session.barrier().await?;
+        dirty.collect(session)?;
+        for name in suspects {
+            let (what, is_announced) = match step {
+                Step::Hosts(_) => ("routing table", dirty.contains(&name)),
+                Step::Certificates(_) => ("certificates", dirty.contains_certificate(&name)),
+            };
+            if !is_announced {
+                self.metrics.drift.inc();
+                let name = &*excerpt(&name);
+                warn!(name, "the {what} had drifted from Redis without an event");
+            }
+        }
+        Ok(())
     }
 
     /// Applies one record to the table, and logs once what is wrong with it.
@@ -317,19 +415,33 @@ impl Syncer {
     }
 
     fn take_pulse(&self, session: &Session) {
-        if let Notifications::Off(flags) = &session.vitals().notifications
-            && self.metrics.polling.get() == 0
-        {
-            warn!(
-                server = %self.config.server,
+        let server = &self.config.server;
+        let (was_polling, polls) = (self.metrics.polling.get() == 1, is_polling(session));
+        match &session.vitals().notifications {
+            Notifications::Off(flags) if !was_polling => warn!(
+                %server,
                 "keyspace notifications are off (notify-keyspace-events is \"{flags}\"), so edits take up to a second or \
                  more to arrive: run CONFIG SET notify-keyspace-events KA on this server"
-            );
+            ),
+            Notifications::Unknown if polls && !was_polling => warn!(
+                %server,
+                "this user may not run CONFIG GET, so whether keyspace notifications are on is known only with the first; \
+                 until then everything is read once a second: they must be set to KA"
+            ),
+            _ if was_polling && !polls => info!(%server, "keyspace notifications are on: following events"),
+            _ => {}
         }
-        self.metrics.polling.set(i64::from(is_polling(session)));
-        match session.vitals().stale() {
+        self.metrics.polling.set(i64::from(polls));
+        let problem = match (session.vitals().stale(), self.trust.holds_until()) {
+            (Some(problem), _) => Some(problem.to_owned()),
+            (None, Some(_)) => {
+                Some(format!("it has lost data: {} entries are kept without it", self.metrics.held.get()))
+            }
+            (None, None) => None,
+        };
+        match problem {
             None => self.health.agreed(self.clock.now()),
-            Some(problem) => self.health.impaired(format!("Redis at {}: {problem}", self.config.server)),
+            Some(problem) => self.health.impaired(format!("Redis at {server}: {problem}")),
         }
     }
 
@@ -339,7 +451,14 @@ impl Syncer {
 }
 
 fn is_polling(session: &Session) -> bool {
-    matches!(session.vitals().notifications, Notifications::Off(_))
+    session.announces() != Some(true)
+}
+
+async fn wait_until(deadline: Option<time::Instant>) {
+    match deadline {
+        Some(deadline) => time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// How often the session is examined. Silent changes are noticed within this and the time of one load.
@@ -347,6 +466,9 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// Only each so-manieth proof of convergence takes in the certificates, which weigh a hundred times what lists do.
 const CERTIFICATES_EVERY: u32 = 10;
+
+/// Keys that are read in one round trip because a walk has not met them.
+const PAGE: usize = 1_000;
 
 /// How often the table is re-read while keyspace notifications are off.
 const POLL: Duration = Duration::from_secs(1);

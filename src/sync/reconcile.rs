@@ -106,6 +106,16 @@ impl Table {
         }
     }
 
+    /// Whether a record would take a frontend out of the table.
+    pub fn would_remove(&self, record: &Record) -> bool {
+        let Some(List::Elements(elements)) = &record.list else {
+            return false;
+        };
+        // With fewer than two elements there is no backend; whether others are any is looked at only where it matters.
+        self.frontend(&record.host).is_some()
+            && (elements.len() < 2 || self.build(&record.host, elements, &mut Vec::new()).is_none())
+    }
+
     /// Every frontend key the table holds, as Redis spells it, shadowed spellings included.
     pub fn frontend_hosts(&self) -> impl Iterator<Item = &str> {
         let shadowed = self.variants.values().flat_map(BTreeMap::keys).map(AsRef::as_ref);

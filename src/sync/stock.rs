@@ -114,6 +114,11 @@ impl Stock {
         self.keeper.len()
     }
 
+    /// Whether a record would take a certificate out of service.
+    pub fn would_remove(&self, record: &CertificateRecord) -> bool {
+        record.hash == CertificateHash::Absent && self.keeper.knows(&record.name)
+    }
+
     /// Every name that something is known of.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.keeper.names()

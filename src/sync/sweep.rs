@@ -1,4 +1,4 @@
-//! A walk through everything that Redis and the table hold, page by page.
+//! A walk through everything that Redis holds, page by page.
 
 use std::{
     collections::HashSet,
@@ -9,15 +9,14 @@ use crate::store::{CertificateRecord, Pattern, Record, Session, StoreError};
 
 use super::{Stock, Table};
 
-/// One walk: all lists, then all dead sets, then whatever the table holds that Redis did not mention; then the same with
-/// certificates, where Redis is their source. Between two steps
-/// its owner is free to do other things; each step reads afresh, so nothing it yields is older than what was applied
-/// before.
+/// One walk: all lists, then all dead sets, then, where Redis is their source, all certificates. Between two steps its
+/// owner is free to do other things; each step reads afresh, so nothing it yields is older than what was applied before.
+/// What Redis did not mention is for the owner to judge.
 pub struct Sweep {
     stage: Stage,
     page: usize,
     certificates: bool,
-    /// Hashes of the hosts met, because a million names would weigh more than the table's own pages.
+    /// Hashes of the names met, because a million names would weigh more than the table's own pages.
     lists_met: HashSet<u64>,
     sets_met: HashSet<u64>,
     certificates_met: HashSet<u64>,
@@ -27,9 +26,19 @@ pub struct Sweep {
 enum Stage {
     Lists(String),
     DeadSets(String),
-    Unmentioned(Vec<String>),
     Certificates(String),
-    UnmentionedCertificates(Vec<String>),
+    Done,
+}
+
+/// What is held and was not met in a walk.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Missing {
+    /// Hosts without a list.
+    pub frontends: Vec<String>,
+    /// Hosts without a dead set.
+    pub dead_sets: Vec<String>,
+    /// Names without a certificate; none if the walk left them out.
+    pub certificates: Vec<String>,
 }
 
 /// What one step has read.
@@ -41,9 +50,9 @@ pub enum Step {
 }
 
 impl Sweep {
-    /// A walk in large steps, for when nothing can be served before its end.
-    pub fn in_haste() -> Self {
-        Self::new(1_000, true)
+    /// A walk in large steps, for when nothing can be served before its end; past the certificates or not.
+    pub fn in_haste(certificates: bool) -> Self {
+        Self::new(1_000, certificates)
     }
 
     /// A walk in steps of a millisecond or so, between which edits are followed; past the certificates or not.
@@ -63,16 +72,11 @@ impl Sweep {
         }
     }
 
-    /// Reads the next page; `None` after the last. Certificates are left out where there is no stock of them.
+    /// Reads the next page; `None` after the last.
     ///
     /// # Errors
     /// When the session is lost; the sweep is then void.
-    pub async fn step(
-        &mut self,
-        session: &Session,
-        table: &Table,
-        stock: Option<&Stock>,
-    ) -> Result<Option<Step>, StoreError> {
+    pub async fn step(&mut self, session: &Session) -> Result<Option<Step>, StoreError> {
         let effort = u32::try_from(self.page).unwrap_or(u32::MAX);
         match &mut self.stage {
             Stage::Lists(cursor) => {
@@ -93,53 +97,46 @@ impl Sweep {
                 self.sets_met.extend(page.names.iter().map(|host| self.hasher.hash_one(host)));
                 self.stage = match page.next {
                     Some(next) => Stage::DeadSets(next),
-                    None => Stage::Unmentioned(self.unmentioned(table)),
+                    None if self.certificates => Stage::Certificates(FIRST.to_owned()),
+                    None => Stage::Done,
                 };
                 let records = page.names.into_iter().zip(sets);
                 let record = |(host, dead)| Record { host, list: None, dead: Some(dead) };
                 Ok(Some(Step::Hosts(records.map(record).collect())))
             }
-            Stage::Unmentioned(hosts) => {
-                let page = take_page(hosts, self.page);
-                if hosts.is_empty() {
-                    self.stage = match stock {
-                        Some(_) if self.certificates => Stage::Certificates(FIRST.to_owned()),
-                        _ => Stage::UnmentionedCertificates(Vec::new()),
-                    };
-                }
-                Ok(Some(Step::Hosts(session.read(page).await?)))
-            }
             Stage::Certificates(cursor) => {
                 let page = session.scan(Pattern::Certificates, cursor, effort).await?;
                 let records = session.certificates(&page.names).await?;
                 self.certificates_met.extend(page.names.iter().map(|name| self.hasher.hash_one(name)));
-                let unmentioned = || {
-                    let held = stock.into_iter().flat_map(Stock::names);
-                    let unmet = held.filter(|name| !self.certificates_met.contains(&self.hasher.hash_one(name)));
-                    Stage::UnmentionedCertificates(unmet.map(str::to_owned).collect())
-                };
-                self.stage = page.next.map_or_else(unmentioned, Stage::Certificates);
+                self.stage = page.next.map_or(Stage::Done, Stage::Certificates);
                 Ok(Some(Step::Certificates(records)))
             }
-            Stage::UnmentionedCertificates(names) if names.is_empty() => Ok(None),
-            Stage::UnmentionedCertificates(names) => {
-                let page = take_page(names, self.page);
-                Ok(Some(Step::Certificates(session.certificates(&page).await?)))
-            }
+            Stage::Done => Ok(None),
         }
     }
 
-    fn unmentioned(&self, table: &Table) -> Vec<String> {
-        let unmet = |met: &HashSet<u64>, host: &str| !met.contains(&self.hasher.hash_one(host));
-        let lists = table.frontend_hosts().filter(|host| unmet(&self.lists_met, host));
-        let sets = table.dead_hosts().filter(|host| unmet(&self.sets_met, host));
-        lists.chain(sets).map(str::to_owned).collect()
+    /// How many lists were met.
+    pub fn frontends_met(&self) -> usize {
+        self.lists_met.len()
     }
-}
 
-fn take_page(names: &mut Vec<String>, size: usize) -> Vec<String> {
-    let rest = names.split_off(names.len().min(size));
-    std::mem::replace(names, rest)
+    /// How many certificates were met.
+    pub fn certificates_met(&self) -> usize {
+        self.certificates_met.len()
+    }
+
+    /// What is held that the walk, which is over, has not met.
+    pub fn missing(&self, table: &Table, stock: Option<&Stock>) -> Missing {
+        let unmet = |met: &HashSet<u64>, name: &str| !met.contains(&self.hasher.hash_one(name));
+        let owned = str::to_owned;
+        let stock = stock.filter(|_| self.certificates);
+        let certificates = stock.into_iter().flat_map(Stock::names);
+        Missing {
+            frontends: table.frontend_hosts().filter(|host| unmet(&self.lists_met, host)).map(owned).collect(),
+            dead_sets: table.dead_hosts().filter(|host| unmet(&self.sets_met, host)).map(owned).collect(),
+            certificates: certificates.filter(|name| unmet(&self.certificates_met, name)).map(owned).collect(),
+        }
+    }
 }
 
 /// The cursor that begins a scan.

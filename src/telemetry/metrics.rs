@@ -50,6 +50,8 @@ pub struct Metrics {
     pub connected: IntGauge,
     /// `planb_sync_polling`
     pub polling: IntGauge,
+    /// `planb_sync_held`
+    pub held: IntGauge,
     /// `planb_sync_events_total`
     pub events: IntCounter,
     /// `planb_sync_resyncs_total`
@@ -131,6 +133,10 @@ impl Metrics {
             polling: new.gauge(
                 "planb_sync_polling",
                 "1 while keyspace notifications are off and the table is re-read every second, else 0.",
+            )?,
+            held: new.gauge(
+                "planb_sync_held",
+                "Frontends and certificates that are kept although a Redis that has lost its data does not mention them.",
             )?,
             events: new.counter("planb_sync_events_total", "Events and messages received from the read Redis.")?,
             resyncs: new.counter("planb_sync_resyncs_total", "Times the whole table was loaded after the first.")?,

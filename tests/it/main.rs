@@ -33,5 +33,6 @@ mod session;
 mod silent;
 mod startup;
 mod table;
+mod trust;
 mod upstream;
 mod websocket;

@@ -156,6 +156,7 @@ fn help_tells_of_every_flag_there_is_and_of_no_other() {
         "tls-ticket-secret",
         "tls-ticket-rotation",
         "engine",
+        "shrink-grace",
     ] {
         assert!(help.contains(&format!("--{flag} ")) || help.contains(&format!("--{flag}[")), "--{flag} is missing");
         assert!(
