@@ -215,6 +215,16 @@ struct Flags {
     /// or was exchanged, and lacks all or more than half of them; 0s to believe it at once
     #[arg(long, env = "PLANB_SHRINK_GRACE", default_value = "30s", value_parser = duration, value_name = "DURATION")]
     shrink_grace: Duration,
+
+    /// File in which routes, dead marks and certificates are kept (mode 0600), for a start while Redis is away [default:
+    /// none]
+    #[arg(long, env = "PLANB_SNAPSHOT_FILE", value_name = "PATH")]
+    snapshot_file: Option<PathBuf>,
+
+    /// How long to wait for Redis at start before what the snapshot file holds is served; without that file PlanB waits for
+    /// as long as it takes
+    #[arg(long, env = "PLANB_STARTUP_WAIT", default_value = "5s", value_parser = duration, value_name = "DURATION")]
+    startup_wait: Duration,
 }
 
 /// An address that may be switched off.
@@ -311,6 +321,8 @@ impl Cli {
                 server: read.clone(),
                 reconcile_every: flags.reconcile_interval,
                 shrink_grace: flags.shrink_grace,
+                snapshot_file: flags.snapshot_file,
+                startup_wait: flags.startup_wait,
             },
             store: store::Config { read, write },
             proxy: proxy::Config {

@@ -25,7 +25,7 @@ use crate::{
     drain::Drain,
     proxy::{self, BackendTls, Shared},
     routing::{Clock, Routes},
-    sync::{MARK_QUEUE, Reporter, Syncer},
+    sync::{self, MARK_QUEUE, Reporter, Syncer},
     telemetry::{AccessLog, Admin, Lines, LogTarget, StoreHealth, Telemetry},
 };
 
@@ -62,7 +62,11 @@ async fn supervise(mut config: Config, telemetry: &Telemetry, started: impl FnOn
     let access = open_access_log(&config.access_log, telemetry)?;
     let mut essential = JoinSet::new();
     let metrics = &telemetry.metrics;
-    let tls = config.tls.take().map(Tls::set_up).transpose()?;
+    let snapshot_file = config.sync.snapshot_file.as_deref();
+    if let Some(path) = snapshot_file {
+        sync::check_writable(path).with_context(|| format!("cannot keep a snapshot file at {}", path.display()))?;
+    }
+    let tls = config.tls.take().map(|tls| Tls::set_up(tls, snapshot_file.is_some())).transpose()?;
     let terminator = tls.as_ref().map(|tls| Arc::clone(&tls.terminator));
     let doors = Doors::bind(&config, tls.as_ref())?;
     let again = Reread { access_log: access.lines.clone(), folder: Arc::default(), terminator };

@@ -37,8 +37,8 @@ pub struct Tls {
 }
 
 impl Tls {
-    /// Reads everything that is given by file, so that a mistake ends the start.
-    pub fn set_up(config: config::Tls) -> anyhow::Result<Self> {
+    /// Reads everything that is given by file, so that a mistake ends the start. `keeps_texts` is for who saves certificates.
+    pub fn set_up(config: config::Tls, keeps_texts: bool) -> anyhow::Result<Self> {
         if config.handshake.preset == Preset::Old {
             warn!(
                 "--tls-preset old is the same as modern: TLS 1.0 and 1.1 and weaker ciphers are not offered (RFC 8996)"
@@ -53,7 +53,7 @@ impl Tls {
                 Some((path.clone(), folder))
             }
         };
-        let keeper = Keeper::default();
+        let keeper = if keeps_texts { Keeper::default().keeping_texts() } else { Keeper::default() };
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let ring = Arc::new(KeyRing::new(config.ticket_rotation, now));
         let terminator = Arc::new(Terminator::new(config.handshake, keeper.certificates(), Arc::clone(&ring))?);

@@ -13,6 +13,8 @@ mod folder;
 mod patience;
 mod reconcile;
 mod report;
+mod saved;
+mod snapshot_file;
 mod stock;
 mod sweep;
 mod tickets;
@@ -20,10 +22,12 @@ mod trust;
 
 use std::{
     collections::HashSet,
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use tokio::{
     sync::oneshot,
     time::{self, MissedTickBehavior},
@@ -31,9 +35,10 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
-    routing::{Clock, Routes},
-    store::{CertificateRecord, Doubt, Notifications, Pattern, Record, Server, Session, StoreError},
+    routing::{Clock, Moment, Routes},
+    store::{CertificateRecord, Doubt, List, Notifications, Pattern, Record, Server, Session, StoreError},
     telemetry::{Metrics, StoreHealth},
+    tls::{Content, Offer},
 };
 
 use dirty::Dirty;
@@ -43,6 +48,9 @@ use patience::Patience;
 use reconcile::excerpt;
 pub use reconcile::{Applied, Malformed, Table};
 pub use report::{MARK_QUEUE, Reporter};
+pub use saved::check_writable;
+use saved::{Saved, SavedMark, SavedPair, until_wall};
+use snapshot_file::{SnapshotFile, Turn, wall_millis};
 pub use stock::Stock;
 use sweep::{Missing, Step, Sweep};
 pub use tickets::TicketSyncer;
@@ -53,6 +61,10 @@ use trust::{Evidence, Judgement, Trust};
 pub struct Config {
     /// The read Redis.
     pub server: Server,
+    /// Where the table is kept for a start without Redis.
+    pub snapshot_file: Option<PathBuf>,
+    /// How long to wait for Redis before a table from the file is served.
+    pub startup_wait: Duration,
     /// How long a Redis that seems to have lost its data is not believed.
     pub shrink_grace: Duration,
     /// How long to wait between the end of one proof of convergence and the beginning of the next.
@@ -70,6 +82,7 @@ pub struct Syncer {
     /// Where Redis is the source of certificates.
     stock: Option<Stock>,
     trust: Trust,
+    file: Option<SnapshotFile>,
     /// Hosts whose malformed values have been logged.
     complained: HashSet<String>,
     loaded: Option<oneshot::Sender<()>>,
@@ -81,6 +94,8 @@ enum Ended {
     Doubted(Doubt),
     /// What Redis does not mention has been held for long enough.
     GraceOver,
+    /// A table from a file has waited long enough for Redis.
+    WaitOver,
 }
 
 impl From<StoreError> for Ended {
@@ -103,7 +118,8 @@ impl Syncer {
     ) -> Self {
         let (table, complained) = (Table::default(), HashSet::new());
         let trust = Trust::new(config.shrink_grace);
-        Self { config, routes, clock, metrics, health, table, stock, trust, complained, loaded: Some(loaded) }
+        let file = config.snapshot_file.clone().map(|path| SnapshotFile::new(path, clock));
+        Self { config, routes, clock, metrics, health, table, stock, trust, file, complained, loaded: Some(loaded) }
     }
 
     /// Follows Redis for ever.
@@ -112,21 +128,16 @@ impl Syncer {
     /// Only before the first load, and only when waiting cannot help: a wrong password or database.
     pub async fn run(mut self) -> Result<(), StoreError> {
         let mut patience = Patience::new(LONGEST_PAUSE);
+        let mut serve_at = self.restore().await.then(|| time::Instant::now() + self.config.startup_wait);
         loop {
-            let patterns: &[Pattern] = match self.stock {
-                None => &[Pattern::Frontends, Pattern::DeadSets],
-                Some(_) => &[Pattern::Frontends, Pattern::DeadSets, Pattern::Certificates],
+            serve_at = serve_at.filter(|_| self.loaded.is_some());
+            let ended = tokio::select! {
+                ended = self.attempt() => ended,
+                () = wait_until(serve_at) => Ended::WaitOver,
             };
-            let ended = match Session::open(&self.config.server, patterns).await {
-                Ok(mut session) => {
-                    let ended = self.follow(&mut session).await;
-                    if self.metrics.connected.get() == 1 {
-                        patience.renew();
-                    }
-                    ended
-                }
-                Err(error) => Ended::Failed(error),
-            };
+            if self.metrics.connected.get() == 1 {
+                patience.renew();
+            }
             self.metrics.connected.set(0);
             match ended {
                 Ended::Doubted(doubt) => {
@@ -134,6 +145,15 @@ impl Syncer {
                 }
                 Ended::GraceOver => {
                     info!(server = %self.config.server, "the time of grace is over: loading everything again");
+                }
+                Ended::WaitOver => {
+                    warn!(
+                        server = %self.config.server,
+                        routes = self.table.frontend_hosts().count(),
+                        "Redis cannot be used yet: serving the routing table of the snapshot file"
+                    );
+                    self.publish();
+                    self.announce_load();
                 }
                 Ended::Failed(error) if error.is_misconfiguration() && self.loaded.is_some() => return Err(error),
                 Ended::Failed(error) => {
@@ -152,11 +172,99 @@ impl Syncer {
         }
     }
 
-    async fn follow(&mut self, session: &mut Session) -> Ended {
-        match self.try_follow(session).await {
+    /// One session, from its beginning to its end.
+    async fn attempt(&mut self) -> Ended {
+        let patterns: &[Pattern] = match self.stock {
+            None => &[Pattern::Frontends, Pattern::DeadSets],
+            Some(_) => &[Pattern::Frontends, Pattern::DeadSets, Pattern::Certificates],
+        };
+        let mut session = match Session::open(&self.config.server, patterns).await {
+            Ok(session) => session,
+            Err(error) => return Ended::Failed(error),
+        };
+        match self.try_follow(&mut session).await {
             Ok(never) => match never {},
             Err(ended) => ended,
         }
+    }
+
+    /// Takes in what an earlier process has left in the file, without serving it yet; returns whether there was anything.
+    async fn restore(&mut self) -> bool {
+        let Some(file) = &self.file else { return false };
+        let (saved, age) = match file.restore().await {
+            Ok(Some(found)) => found,
+            Ok(None) => return false,
+            Err(error) => {
+                warn!("{error}; it is ignored");
+                return false;
+            }
+        };
+        self.trust.inherit(saved.identity());
+        let (now, wall) = (self.clock.now(), wall_millis());
+        for route in saved.routes {
+            let elements = route.elements.into_iter().map(Bytes::from).collect();
+            self.table.apply(&Record { host: route.host, list: Some(List::Elements(elements)), dead: None }, now);
+        }
+        for mark in saved.marks {
+            let until = match mark.until {
+                None => Moment::from_millis(u64::MAX),
+                Some(until) if until > wall => now.after(Duration::from_millis(until - wall)),
+                Some(_) => continue,
+            };
+            self.table.restore_mark(&mark.host, &mark.url, mark.index, now, until);
+        }
+        if let Some(stock) = &mut self.stock {
+            let offers = saved.certificates.into_iter().map(|pair| Offer {
+                name: pair.name,
+                content: Content::Pair { certificate: pair.certificate.into(), key: pair.key.into() },
+            });
+            stock.exchange(Vec::new(), offers.collect()).await;
+        }
+        self.health.inherited(age);
+        true
+    }
+
+    /// Begins to write the table to its file.
+    fn save(&mut self) {
+        let Some(file) = &mut self.file else { return };
+        let (now, wall) = (self.clock.now(), wall_millis());
+        let identity = self.trust.believed().cloned().unwrap_or_default();
+        let marks = self.table.dead_marks().filter(|(_, _, backend)| backend.is_dead(now));
+        let pairs = self.stock.iter().flat_map(Stock::texts);
+        let saved = Saved {
+            run: identity.run,
+            history: identity.history,
+            marks: marks
+                .map(|(host, index, backend)| SavedMark {
+                    host: host.to_owned(),
+                    url: backend.url().to_owned(),
+                    index: Some(index),
+                    until: until_wall(backend.dead_until(), now, wall),
+                })
+                .collect(),
+            certificates: pairs
+                .filter_map(|(name, text)| match text {
+                    Content::Pair { certificate, key } => {
+                        Some(SavedPair { name: name.to_owned(), certificate: certificate.to_vec(), key: key.to_vec() })
+                    }
+                    Content::Unreadable(_) => None,
+                })
+                .collect(),
+            ..Saved::default()
+        };
+        file.save(saved, self.table.snapshot());
+    }
+
+    fn has_changed(&mut self) {
+        if let Some(file) = &mut self.file {
+            file.is_due();
+        }
+    }
+
+    /// Tells who waits for it that there is a table to serve; returns whether that is the first.
+    fn announce_load(&mut self) -> bool {
+        // The receiver is gone only when the process is ending.
+        self.loaded.take().map(|loaded| loaded.send(())).is_some()
     }
 
     async fn try_follow(&mut self, session: &mut Session) -> Result<std::convert::Infallible, Ended> {
@@ -172,6 +280,11 @@ impl Syncer {
         loop {
             tokio::select! {
                 () = wait_until(self.grace_ends()) => return Err(Ended::GraceOver),
+                turn = wait_for(self.file.as_mut()) => {
+                    if matches!(turn, Turn::Save) {
+                        self.save();
+                    }
+                }
                 change = session.change() => {
                     dirty.add(change?);
                     self.catch_up(session, &mut dirty).await?;
@@ -244,10 +357,9 @@ impl Syncer {
         info!(server = %self.config.server, frontends, certificates, took = ?began.elapsed(), "the routing table is loaded");
         self.metrics.connected.set(1);
         self.take_pulse(session);
-        match self.loaded.take() {
-            // The receiver is gone only when the process is ending.
-            Some(loaded) => drop(loaded.send(())),
-            None => self.metrics.resyncs.inc(),
+        self.has_changed();
+        if !self.announce_load() {
+            self.metrics.resyncs.inc();
         }
         Ok(())
     }
@@ -335,6 +447,7 @@ impl Syncer {
                 let records = session.certificates(&batch.certificates).await?;
                 self.take_certificates(session, records).await?;
             }
+            self.has_changed();
             self.metrics.events.inc_by(batch.events);
             self.metrics.malformed_records.inc_by(batch.junk);
             self.metrics.publish_duration.observe(batch.since.elapsed().as_secs_f64());
@@ -357,6 +470,7 @@ impl Syncer {
         self.count_drift(session, &step, dirty).await?;
         if self.take(session, step).await? {
             self.publish();
+            self.has_changed();
         }
         Ok(false)
     }
@@ -452,6 +566,13 @@ impl Syncer {
 
 fn is_polling(session: &Session) -> bool {
     session.announces() != Some(true)
+}
+
+async fn wait_for(file: Option<&mut SnapshotFile>) -> Turn {
+    match file {
+        Some(file) => file.ready().await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn wait_until(deadline: Option<time::Instant>) {

@@ -116,6 +116,21 @@ impl Table {
             && (elements.len() < 2 || self.build(&record.host, elements, &mut Vec::new()).is_none())
     }
 
+    /// Each index of a dead set that is known, with its key and the backend that it meant.
+    pub fn dead_marks(&self) -> impl Iterator<Item = (&str, usize, &Arc<Backend>)> {
+        self.dead.iter().flat_map(|(host, marks)| marks.iter().map(move |(index, backend)| (&**host, *index, backend)))
+    }
+
+    /// Restores a mark, as an index of a dead set or as this process's own.
+    pub fn restore_mark(&mut self, host: &str, url: &str, index: Option<usize>, now: Moment, until: Moment) {
+        let Some(slot) = self.frontend(host).and_then(|frontend| frontend.slot_of(url)) else { return };
+        let backend = Arc::clone(&slot.backend);
+        backend.mark_dead(now, until);
+        if let Some(index) = index {
+            self.dead.entry(host.into()).or_default().insert(index, backend);
+        }
+    }
+
     /// Every frontend key the table holds, as Redis spells it, shadowed spellings included.
     pub fn frontend_hosts(&self) -> impl Iterator<Item = &str> {
         let shadowed = self.variants.values().flat_map(BTreeMap::keys).map(AsRef::as_ref);

@@ -114,6 +114,11 @@ impl Stock {
         self.keeper.len()
     }
 
+    /// The texts of what is in service, if the keeper keeps them.
+    pub fn texts(&self) -> impl Iterator<Item = (&str, &Content)> {
+        self.keeper.texts()
+    }
+
     /// Whether a record would take a certificate out of service.
     pub fn would_remove(&self, record: &CertificateRecord) -> bool {
         record.hash == CertificateHash::Absent && self.keeper.knows(&record.name)

@@ -16,6 +16,8 @@ use crate::routing::Moment;
 pub struct StoreHealth {
     problem: ArcSwapOption<String>,
     agreed_at: AtomicU64,
+    /// How old the table was at `agreed_at`, in milliseconds; 0 unless it came from a file.
+    age_then: AtomicU64,
 }
 
 impl StoreHealth {
@@ -24,12 +26,19 @@ impl StoreHealth {
         Self {
             problem: ArcSwapOption::from_pointee("the routing table is not loaded yet".to_owned()),
             agreed_at: AtomicU64::new(now.as_millis()),
+            age_then: AtomicU64::new(0),
         }
+    }
+
+    /// The table is one that agreed with Redis so long ago, in an earlier process.
+    pub fn inherited(&self, age: Duration) {
+        self.age_then.store(u64::try_from(age.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// The table agreed with a usable read Redis at `now`.
     pub fn agreed(&self, now: Moment) {
         self.agreed_at.store(now.as_millis(), Ordering::Relaxed);
+        self.age_then.store(0, Ordering::Relaxed);
         self.problem.store(None);
     }
 
@@ -45,6 +54,7 @@ impl StoreHealth {
 
     /// How long ago the table last agreed with Redis.
     pub fn age(&self, now: Moment) -> Duration {
-        Moment::from_millis(self.agreed_at.load(Ordering::Relaxed)).until(now)
+        let since = Moment::from_millis(self.agreed_at.load(Ordering::Relaxed)).until(now);
+        since + Duration::from_millis(self.age_then.load(Ordering::Relaxed))
     }
 }

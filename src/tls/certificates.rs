@@ -14,7 +14,7 @@ use rustls::{
     sign::CertifiedKey,
 };
 
-use super::pair::{self, Certificate, Offer, PairError, Parsed};
+use super::pair::{self, Certificate, Content, Offer, PairError, Parsed};
 
 /// The handle through which handshakes read the certificates and one [`Keeper`] replaces them. Cloning shares them; reading
 /// is wait-free.
@@ -119,6 +119,7 @@ pub struct Keeper {
     /// in lower case if there is one.
     held: HashMap<Box<str>, BTreeMap<Box<str>, Held>>,
     hasher: RandomState,
+    keeps_texts: bool,
 }
 
 /// What is known of one spelling of a name.
@@ -127,6 +128,8 @@ struct Held {
     /// Of the content that was looked at last, whether it could be served or not.
     seen: u64,
     certificate: Option<Arc<Certificate>>,
+    /// What the certificate was parsed from, where that is kept.
+    text: Option<Content>,
 }
 
 /// What became of an offer.
@@ -149,6 +152,19 @@ impl Keeper {
         self.certificates.clone()
     }
 
+    /// Keeps the texts too, from which certificates were parsed.
+    #[must_use]
+    pub fn keeping_texts(mut self) -> Self {
+        self.keeps_texts = true;
+        self
+    }
+
+    /// The texts of what is in service, by name as its source spells it; nothing unless they are kept.
+    pub fn texts(&self) -> impl Iterator<Item = (&str, &Content)> {
+        let held = self.held.values().flatten();
+        held.filter_map(|(name, held)| Some((&**name, held.text.as_ref()?)))
+    }
+
     /// Drops the offers whose content was seen already.
     pub fn news(&self, offers: Vec<Offer>) -> News {
         let known = |name: &str| Some(self.held.get(&normal(name))?.get(name)?.seen);
@@ -168,6 +184,7 @@ impl Keeper {
         match parsed.result {
             Ok(certificate) => {
                 held.certificate = Some(Arc::new(certificate));
+                held.text = Some(parsed.content).filter(|_| self.keeps_texts);
                 self.file(&lower);
                 Outcome::Taken
             }
@@ -249,7 +266,7 @@ fn normal(name: &str) -> Box<str> {
 mod tests {
     use rcgen::{CertificateParams, KeyPair};
 
-    use super::{super::pair::Content, *};
+    use super::*;
 
     fn content(seed: &str) -> Content {
         let key = KeyPair::generate().unwrap();

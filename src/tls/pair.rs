@@ -132,6 +132,8 @@ pub struct Parsed {
     pub(super) fingerprint: u64,
     /// The certificate, if it can be served.
     pub(super) result: Result<Certificate, PairError>,
+    /// What was offered.
+    pub(super) content: Content,
 }
 
 impl Offer {
@@ -140,11 +142,11 @@ impl Offer {
     }
 
     fn parse(self, fingerprint: u64) -> Parsed {
-        let result = match self.content {
-            Content::Pair { certificate, key } => Certificate::parse(&certificate, &key),
-            Content::Unreadable(why) => Err(PairError::Unreadable(why)),
+        let result = match &self.content {
+            Content::Pair { certificate, key } => Certificate::parse(certificate, key),
+            Content::Unreadable(why) => Err(PairError::Unreadable(why.clone())),
         };
-        Parsed { name: self.name, fingerprint, result }
+        Parsed { name: self.name, fingerprint, result, content: self.content }
     }
 }
 

@@ -31,6 +31,7 @@ mod reports;
 mod selection;
 mod session;
 mod silent;
+mod snapshot_file;
 mod startup;
 mod table;
 mod trust;

@@ -157,6 +157,8 @@ fn help_tells_of_every_flag_there_is_and_of_no_other() {
         "tls-ticket-rotation",
         "engine",
         "shrink-grace",
+        "snapshot-file",
+        "startup-wait",
     ] {
         assert!(help.contains(&format!("--{flag} ")) || help.contains(&format!("--{flag}[")), "--{flag} is missing");
         assert!(
