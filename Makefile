@@ -3,7 +3,7 @@
 CARGO ?= cargo
 FUZZ_SECONDS ?= 60
 
-.PHONY: help setup build demo test bench bench-tls bench-latency bench-certificates bench-table fuzz deny
+.PHONY: help setup build demo test bench bench-tls bench-latency bench-certificates bench-outages bench-table fuzz deny
 
 help:
 	@echo "make demo                see it work: a private Redis, two backends, the proxy, a live edit"
@@ -13,6 +13,7 @@ help:
 	@echo "make bench-tls           the same with TLS: handshakes, resumption, requests"
 	@echo "make bench-latency       from an edit on the Redis master to the first request that follows it"
 	@echo "make bench-certificates  100,000 certificates in Redis: the start, memory, rotation"
+	@echo "make bench-outages       what a loss of Redis costs: requests, time, processor time, memory"
 	@echo "make bench-table         the routing table alone, at 1,000 and 1,000,000 hosts"
 	@echo "make deny                licences, advisories and duplicates among the dependencies"
 	@echo "make fuzz                each reader of foreign bytes against random ones, for FUZZ_SECONDS=60 each"
@@ -44,6 +45,9 @@ bench-latency: setup
 
 bench-certificates: setup
 	$(CARGO) bench --locked --bench certificates
+
+bench-outages: build
+	bench/outages
 
 bench-table: setup
 	$(CARGO) bench --locked --bench table
