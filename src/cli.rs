@@ -7,14 +7,14 @@ use std::{
     time::Duration,
 };
 
-use clap::{Args, Parser, Subcommand, ValueEnum, error::ErrorKind};
+use clap::{Args, Parser, Subcommand, ValueEnum, builder::NonEmptyStringValueParser, error::ErrorKind};
 use http::HeaderName;
 use jiff::SignedDuration;
 
 use crate::{
     config::{Config, Engine, Secret, Tls},
     proxy::{self, ClientTimeouts, LIBRARY_MAX_HEADERS},
-    store::{self, Address, Server},
+    store::{self, Address, Login, Place, Purpose, Sentinels, Server},
     sync,
     telemetry::LogTarget,
     tls::{self, CertificateSource, ClientCa, Preset},
@@ -115,6 +115,24 @@ struct Flags {
     #[arg(long, env = "PLANB_READ_REDIS_PORT", default_value_t = 6379, value_name = "PORT")]
     read_redis_port: u16,
 
+    /// Sentinels that know where the read Redis is, separated by commas; with them the network, host and port flags of the
+    /// read Redis are ignored, and its password and database are those of the server that is found [default: none]
+    #[arg(long, env = "PLANB_READ_REDIS_SENTINEL_ADDRS", value_parser = sentinels, value_name = "HOST:PORT,...")]
+    read_redis_sentinel_addrs: Option<Addresses>,
+
+    /// Name by which the sentinels know the master of the read Redis [default: none]
+    #[arg(long, env = "PLANB_READ_REDIS_SENTINEL_NAME", value_parser = NonEmptyStringValueParser::new(), value_name = "NAME")]
+    read_redis_sentinel_name: Option<String>,
+
+    /// Password of the sentinels themselves [default: none]
+    #[arg(long, env = "PLANB_READ_REDIS_SENTINEL_PASSWORD", hide_env_values = true, value_name = "PASSWORD")]
+    read_redis_sentinel_password: Option<String>,
+
+    /// Whether, with sentinels, routes are read from the master, or from a healthy replica, and from the master only while
+    /// there is none
+    #[arg(long, env = "PLANB_READ_REDIS_SENTINEL_ROLE", default_value = "replica", value_name = "ROLE")]
+    read_redis_sentinel_role: SentinelRole,
+
     /// Password of the read Redis [default: none]
     #[arg(long, env = "PLANB_READ_REDIS_PASSWORD", hide_env_values = true, value_name = "PASSWORD")]
     read_redis_password: Option<String>,
@@ -134,6 +152,19 @@ struct Flags {
     /// Port of the write Redis
     #[arg(long, env = "PLANB_WRITE_REDIS_PORT", default_value_t = 6379, value_name = "PORT")]
     write_redis_port: u16,
+
+    /// Sentinels that know where the write Redis is, separated by commas; with them the network, host and port flags of the
+    /// write Redis are ignored, and its password and database are those of the server that is found [default: none]
+    #[arg(long, env = "PLANB_WRITE_REDIS_SENTINEL_ADDRS", value_parser = sentinels, value_name = "HOST:PORT,...")]
+    write_redis_sentinel_addrs: Option<Addresses>,
+
+    /// Name by which the sentinels know the master of the write Redis [default: none]
+    #[arg(long, env = "PLANB_WRITE_REDIS_SENTINEL_NAME", value_parser = NonEmptyStringValueParser::new(), value_name = "NAME")]
+    write_redis_sentinel_name: Option<String>,
+
+    /// Password of the sentinels themselves [default: none]
+    #[arg(long, env = "PLANB_WRITE_REDIS_SENTINEL_PASSWORD", hide_env_values = true, value_name = "PASSWORD")]
+    write_redis_sentinel_password: Option<String>,
 
     /// Password of the write Redis [default: none]
     #[arg(long, env = "PLANB_WRITE_REDIS_PASSWORD", hide_env_values = true, value_name = "PASSWORD")]
@@ -245,6 +276,16 @@ enum ClientAuth {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
+enum SentinelRole {
+    Master,
+    Replica,
+}
+
+/// Where sentinels are. Never empty.
+#[derive(Clone, Debug)]
+struct Addresses(Vec<Address>);
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
 enum Network {
     Tcp,
     Unix,
@@ -277,20 +318,22 @@ impl Cli {
     /// The configuration that the flags describe.
     pub fn into_config(self) -> Config {
         let flags = self.flags;
-        let read = server(
-            flags.read_redis_network,
-            flags.read_redis_host,
-            flags.read_redis_port,
-            flags.read_redis_password,
-            flags.read_redis_db,
-        );
-        let write = server(
-            flags.write_redis_network,
-            flags.write_redis_host,
-            flags.write_redis_port,
-            flags.write_redis_password,
-            flags.write_redis_db,
-        );
+        let login = Login { password: password(flags.read_redis_password), database: flags.read_redis_db };
+        let read = match (flags.read_redis_sentinel_addrs, flags.read_redis_sentinel_name) {
+            (Some(addresses), Some(name)) => {
+                let sentinels = addresses.servers(password(flags.read_redis_sentinel_password).as_deref());
+                Place::Sentinel(Sentinels::new(sentinels, name, flags.read_redis_sentinel_role.into(), login))
+            }
+            _ => Place::At(server(flags.read_redis_network, flags.read_redis_host, flags.read_redis_port, login)),
+        };
+        let login = Login { password: password(flags.write_redis_password), database: flags.write_redis_db };
+        let write = match (flags.write_redis_sentinel_addrs, flags.write_redis_sentinel_name) {
+            (Some(addresses), Some(name)) => {
+                let sentinels = addresses.servers(password(flags.write_redis_sentinel_password).as_deref());
+                Place::Sentinel(Sentinels::new(sentinels, name, Purpose::Write, login))
+            }
+            _ => Place::At(server(flags.write_redis_network, flags.write_redis_host, flags.write_redis_port, login)),
+        };
         let (request_id_header, request_id_header_text) = flags.request_id_header.unzip();
         let seconds = |seconds: u32| Some(Duration::from_secs(seconds.into())).filter(|time| !time.is_zero());
         let unless_zero = |time: Duration| Some(time).filter(|time| !time.is_zero());
@@ -318,7 +361,7 @@ impl Cli {
             workers: flags.workers.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get),
             access_log: flags.access_log,
             sync: sync::Config {
-                server: read.clone(),
+                place: read.clone(),
                 reconcile_every: flags.reconcile_interval,
                 shrink_grace: flags.shrink_grace,
                 snapshot_file: flags.snapshot_file,
@@ -353,17 +396,61 @@ impl Flags {
         match (self.listen.0, self.engine, self.tls_listen) {
             (None, EngineName::Sni, _) => Some("--engine sni has nowhere to listen: --listen is disabled"),
             (None, _, None) => Some("there is nowhere to listen: --listen is disabled, and there is no --tls-listen"),
+            _ => self.half_a_sentinel(),
+        }
+    }
+
+    fn half_a_sentinel(&self) -> Option<&'static str> {
+        let read = (self.read_redis_sentinel_addrs.is_some(), self.read_redis_sentinel_name.is_some());
+        let write = (self.write_redis_sentinel_addrs.is_some(), self.write_redis_sentinel_name.is_some());
+        match (read, write) {
+            ((true, false), _) => Some("--read-redis-sentinel-addrs needs --read-redis-sentinel-name"),
+            ((false, true), _) => Some("--read-redis-sentinel-name needs --read-redis-sentinel-addrs"),
+            (_, (true, false)) => Some("--write-redis-sentinel-addrs needs --write-redis-sentinel-name"),
+            (_, (false, true)) => Some("--write-redis-sentinel-name needs --write-redis-sentinel-addrs"),
             _ => None,
         }
     }
 }
 
-fn server(network: Network, host: String, port: u16, password: Option<String>, database: u8) -> Server {
+fn server(network: Network, host: String, port: u16, login: Login) -> Server {
     let address = match network {
         Network::Tcp => Address::Tcp(host, port),
         Network::Unix => Address::Unix(PathBuf::from(host)),
     };
-    Server { address, password: password.filter(|password| !password.is_empty()), database }
+    Server { address, password: login.password, database: login.database }
+}
+
+fn password(given: Option<String>) -> Option<String> {
+    given.filter(|password| !password.is_empty())
+}
+
+impl Addresses {
+    fn servers(self, password: Option<&str>) -> Vec<Server> {
+        let server = |address| Server { address, password: password.map(str::to_owned), database: 0 };
+        self.0.into_iter().map(server).collect()
+    }
+}
+
+impl From<SentinelRole> for Purpose {
+    fn from(role: SentinelRole) -> Self {
+        match role {
+            SentinelRole::Master => Self::ReadMaster,
+            SentinelRole::Replica => Self::ReadReplica,
+        }
+    }
+}
+
+/// Addresses that are looked up when they are connected to, so that names may come to mean others.
+fn sentinels(text: &str) -> Result<Addresses, String> {
+    let address = |text: &str| {
+        let (host, port) = text.trim().rsplit_once(':')?;
+        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        let port = port.parse().ok().filter(|&port| port != 0)?;
+        (!host.is_empty() && !host.contains(char::is_whitespace)).then(|| Address::Tcp(host.to_owned(), port))
+    };
+    let parsed: Option<Vec<Address>> = text.split(',').map(address).collect();
+    parsed.map(Addresses).ok_or_else(|| "it is not HOST:PORT, or several separated by commas".to_owned())
 }
 
 fn optional_address(text: &str) -> Result<Listen, String> {
@@ -501,6 +588,28 @@ mod tests {
     }
 
     #[test]
+    fn sentinels_are_many_and_take_their_own_password() {
+        let sentinels = ["--read-redis-sentinel-addrs=s1:26379, [::1]:26380", "--read-redis-sentinel-name=main"];
+        let passwords = ["--read-redis-password=horse", "--read-redis-sentinel-password=battery"];
+        let config = config(&[sentinels, passwords].concat());
+        assert!(matches!(&config.store.read, Place::Sentinel(_)) && matches!(&config.store.write, Place::At(_)));
+        let shown = format!("{config:?}");
+        assert!(shown.contains("s1:26379") && shown.contains("::1:26380") && shown.contains("ReadReplica"), "{shown}");
+        assert!(!shown.contains("horse") && !shown.contains("battery"));
+    }
+
+    #[test]
+    fn half_of_what_sentinels_need_is_a_contradiction() {
+        for kind in ["read", "write"] {
+            for half in ["addrs=s1:26379", "name=main"] {
+                let flag = format!("--{kind}-redis-sentinel-{half}");
+                let problem = Cli::try_parse_from(["planb", &flag]).unwrap().flags.contradiction();
+                assert!(problem.is_some_and(|text| text.starts_with(&flag[..flag.find('=').unwrap()])), "{flag}");
+            }
+        }
+    }
+
+    #[test]
     fn booleans_take_an_optional_value() {
         assert!(!config(&["--backend-tls-verify", "false"]).proxy.verify_backends);
         assert!(!config(&["--backend-tls-verify=false"]).proxy.verify_backends);
@@ -530,7 +639,7 @@ mod tests {
     #[test]
     fn a_socket_is_named_by_its_path() {
         let config = config(&["--read-redis-network", "unix", "--read-redis-host", "/run/redis.sock"]);
-        assert_eq!(config.store.read.address, Address::Unix("/run/redis.sock".into()));
+        assert_eq!(config.store.read.to_string(), "/run/redis.sock");
     }
 
     #[test]
@@ -548,6 +657,13 @@ mod tests {
             ["--tls-ticket-secret", "short"],
             ["--tls-ticket-rotation", "49h"],
             ["--tls-client-ca", "ca.pem"],
+            ["--read-redis-sentinel-addrs", ""],
+            ["--read-redis-sentinel-addrs", "s1"],
+            ["--read-redis-sentinel-addrs", "s1:26379,"],
+            ["--write-redis-sentinel-addrs", "s1:0"],
+            ["--write-redis-sentinel-addrs", ":26379"],
+            ["--read-redis-sentinel-role", "slave"],
+            ["--write-redis-sentinel-name", ""],
         ] {
             assert!(Cli::try_parse_from([&["planb"][..], &arguments].concat()).is_err(), "{arguments:?}");
         }

@@ -17,7 +17,7 @@ use tracing::warn;
 use super::endless;
 use crate::{
     config::{self, Secret},
-    store::Server,
+    store::Place,
     sync::{self, FolderSyncer, Stock, TicketSyncer},
     telemetry::Metrics,
     tls::{CertificateSource, Folder, Keeper, KeyRing, Preset, Seal, Terminator},
@@ -65,7 +65,7 @@ impl Tls {
     /// once. Returns what tells that a folder's certificates are in service; or the stock that is to be filled from Redis.
     pub fn start(
         self,
-        write: &Server,
+        write: &Place,
         metrics: &Arc<Metrics>,
         again: Arc<Notify>,
         essential: &mut JoinSet<anyhow::Result<()>>,

@@ -100,9 +100,11 @@ impl PrivateRedis {
     /// When either cannot be reached, or nothing arrives.
     pub fn wait_for_replica(&self, replica: &Self) -> anyhow::Result<()> {
         let deadline = Instant::now() + START_LIMIT;
-        for probe in ["planb:probe:1", "planb:probe:2"] {
-            self.command(&["SET", probe, "1", "EX", "60"])?;
-            while replica.command(&["EXISTS", probe])? != ":1" {
+        // The first may come with the replica's copy of the data.
+        for _ in 0..2 {
+            let probe = format!("planb:probe:{}", uuid::Uuid::new_v4());
+            self.command(&["SET", &probe, "1", "EX", "60"])?;
+            while replica.command(&["EXISTS", &probe])? != ":1" {
                 anyhow::ensure!(Instant::now() < deadline, "the replica did not follow within {START_LIMIT:?}");
                 std::thread::sleep(Duration::from_millis(1));
             }

@@ -1,6 +1,6 @@
 //! One connection to one Redis server.
 
-use std::{fmt, path::PathBuf, time::Duration};
+use std::{fmt, path::PathBuf, pin::pin, time::Duration};
 
 use fred::{
     clients::Client,
@@ -59,6 +59,11 @@ impl Connection {
     /// Connects, authenticates and selects the database. `messages` may wait for their receiver before the oldest are lost;
     /// the library sets aside memory for all of them.
     pub async fn open(server: &Server, messages: usize) -> Result<Self, StoreError> {
+        Self::open_within(CONNECT_LIMIT, server, messages).await
+    }
+
+    /// As [`Connection::open`], with another limit for connecting and for logging in.
+    pub async fn open_within(limit: Duration, server: &Server, messages: usize) -> Result<Self, StoreError> {
         let config = Config {
             server: match &server.address {
                 Address::Tcp(host, port) => ServerConfig::new_centralized(host.as_str(), *port),
@@ -71,20 +76,27 @@ impl Connection {
         };
         let client = Builder::from_config(config)
             .with_connection_config(|connection| {
-                connection.connection_timeout = CONNECT_LIMIT;
-                connection.internal_command_timeout = CONNECT_LIMIT;
+                connection.connection_timeout = limit;
+                connection.internal_command_timeout = limit;
                 connection.max_command_attempts = 1;
                 connection.tcp.nodelay = Some(true);
             })
             .with_performance_config(|performance| performance.broadcast_channel_capacity = messages)
             .build()
             .map_err(|error| StoreError::from_fred(server, error))?;
+        let mut connected = pin!(client.wait_for_connect());
+        // It hears of nothing that happens before its first poll.
+        tokio::select! {
+            biased;
+            _ = &mut connected => unreachable!("nobody has begun to connect"),
+            () = std::future::ready(()) => {}
+        }
+        let connection = Self { client: client.clone(), server: server.clone(), task: client.connect() };
         // The deadline here only guards against the library's own deadlines failing to cover a step.
-        let connected = tokio::time::timeout(CONNECT_LIMIT * 3, client.init()).await;
-        match connected {
-            Ok(Ok(task)) => Ok(Self { client, server: server.clone(), task }),
+        match tokio::time::timeout(limit * 3, connected).await {
+            Ok(Ok(())) => Ok(connection),
             Ok(Err(error)) => Err(StoreError::from_fred(server, error)),
-            Err(_) => Err(StoreError::Silent { server: server.to_string(), limit: CONNECT_LIMIT * 3 }),
+            Err(_) => Err(connection.silent(limit * 3)),
         }
     }
 

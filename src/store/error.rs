@@ -69,6 +69,26 @@ pub enum StoreError {
         /// How many were lost.
         missed: u64,
     },
+    /// No sentinel can say where the server is.
+    #[error("no sentinel can be asked for {name}: {source}")]
+    Sentinels {
+        /// The master's name.
+        name: String,
+        /// What went wrong with one of them.
+        source: Box<StoreError>,
+    },
+    /// The sentinels watch over no master of this name.
+    #[error("the sentinels know no master by the name of {name}")]
+    UnknownMaster {
+        /// The name.
+        name: String,
+    },
+    /// The sentinels that answer are behind those that answered before.
+    #[error("only sentinels that missed the last fail-over of {name} answer")]
+    Outdated {
+        /// The master's name.
+        name: String,
+    },
     /// An answer that is not of the command's form.
     #[error("Redis at {server} gave an unintelligible answer to {command}")]
     Protocol {
@@ -105,6 +125,10 @@ impl StoreError {
 
     /// Whether the configuration is at fault, so that trying again cannot help.
     pub fn is_misconfiguration(&self) -> bool {
-        matches!(self, Self::Credentials { .. } | Self::Database { .. })
+        match self {
+            Self::Credentials { .. } | Self::Database { .. } => true,
+            Self::Sentinels { source, .. } => source.is_misconfiguration(),
+            _ => false,
+        }
     }
 }

@@ -3,10 +3,13 @@
 //! A connection here is a disposable [`Session`]: connect, check whom we reached, subscribe, confirm, use. On any doubt
 //! (a missed heartbeat, an overrun subscription, changed replication, an error) the owner drops it and opens another; the
 //! client library's own reconnection is switched off, because it restores subscriptions in an order that can lose events.
+//! So is its own support for sentinels, which leaves a client on a master that was frozen or demoted: a [`Place`] finds the
+//! server for each session, and a [`Watch`] tells when the session should be with another.
 
 mod client;
 mod error;
 mod schema;
+mod sentinel;
 mod session;
 mod vitals;
 mod writer;
@@ -14,6 +17,7 @@ mod writer;
 pub use client::{Address, Server};
 pub use error::StoreError;
 pub use schema::{CertificateHash, CertificateRecord, DeadNotice, DeadSet, List, Record};
+pub use sentinel::{Found, Login, Moved, Place, Purpose, Sentinels, Watch};
 pub use session::{Change, Page, Pattern, Session};
 pub use vitals::{Backlog, Doubt, Identity, Notifications, Role, Vitals};
 pub use writer::WriteSession;
@@ -22,7 +26,7 @@ pub use writer::WriteSession;
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Routes, subscriptions and dead sets are read here; normally a replica on localhost.
-    pub read: Server,
+    pub read: Place,
     /// Dead marks are written here; it must be a master.
-    pub write: Server,
+    pub write: Place,
 }

@@ -115,6 +115,11 @@ impl Session {
         Ok(session)
     }
 
+    /// The server.
+    pub fn server(&self) -> &Server {
+        &self.commands.server
+    }
+
     /// What the server last said of itself.
     pub fn vitals(&self) -> &Vitals {
         &self.vitals

@@ -12,6 +12,8 @@ pub struct Vitals {
     pub role: Role,
     /// The id of the data's history (`master_replid`); empty before Redis 4.
     pub replication_id: String,
+    /// How far in that history the server has come, in bytes.
+    pub offset: u64,
     /// What the server remembers of that history.
     pub backlog: Backlog,
     /// How often FLUSHDB, FLUSHALL and SWAPDB have run; `None` where INFO commandstats is not available.
@@ -109,6 +111,8 @@ impl Vitals {
         Self {
             role,
             replication_id: field(replication, "master_replid").unwrap_or_default().to_owned(),
+            // A replica tells how much it has applied, and repeats as its own what it passes on to others.
+            offset: number("slave_repl_offset").max(number("master_repl_offset")),
             backlog: Backlog {
                 start: number("repl_backlog_first_byte_offset"),
                 length: number("repl_backlog_histlen"),
@@ -192,7 +196,7 @@ mod tests {
     fn replica(start: u64, length: u64) -> Vitals {
         let info = format!(
             "# Replication\r\nrole:slave\r\nmaster_link_status:up\r\nmaster_sync_in_progress:0\r\nmaster_replid:abc\r\n\
-             repl_backlog_size:1048576\r\nrepl_backlog_first_byte_offset:{start}\r\nrepl_backlog_histlen:{length}\r\n"
+             repl_backlog_size:1048576\r\nrepl_backlog_first_byte_offset:{start}\r\nrepl_backlog_histlen:{length}\r\nslave_repl_offset:77\r\n"
         );
         let stats = "# Commandstats\r\ncmdstat_flushdb:calls=2,usec=17\r\ncmdstat_swapdb:calls=1,usec=2\r\n";
         Vitals::parse(&info, Some(stats), 7, Some("AK"))
@@ -204,6 +208,7 @@ mod tests {
         assert_eq!(vitals.role, Role::Replica { link_up: true, copying: false });
         assert_eq!(vitals.replication_id, "abc");
         assert_eq!(vitals.backlog, Backlog { start: 1, length: 188, size: 1_048_576 });
+        assert_eq!(vitals.offset, 77);
         assert_eq!((vitals.wipes, vitals.keys), (Some(3), 7));
         assert_eq!(vitals.notifications, Notifications::On);
     }

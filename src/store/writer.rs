@@ -17,6 +17,7 @@ use super::{
 /// A connection to a Redis master. After an error it must be dropped.
 pub struct WriteSession {
     connection: Connection,
+    replication_id: String,
 }
 
 impl WriteSession {
@@ -25,13 +26,25 @@ impl WriteSession {
         let connection = Connection::open(server, NO_SUBSCRIPTION).await?;
         let replication =
             connection.ask(WRITE_LIMIT, connection.client.info::<String>(Some(InfoKind::Replication))).await;
-        match replication {
-            Ok(info) if Vitals::parse(&info, None, 0, None).role != Role::Master => {
-                Err(StoreError::NotMaster { server: server.to_string() })
-            }
-            Ok(_) | Err(StoreError::Refused { .. }) => Ok(Self { connection }),
-            Err(error) => Err(error),
+        let vitals = match replication {
+            Err(StoreError::Refused { .. }) => None,
+            info => Some(Vitals::parse(&info?, None, 0, None)),
+        };
+        if vitals.as_ref().is_some_and(|vitals| vitals.role != Role::Master) {
+            return Err(StoreError::NotMaster { server: server.to_string() });
         }
+        let replication_id = vitals.map(|vitals| vitals.replication_id).unwrap_or_default();
+        Ok(Self { connection, replication_id })
+    }
+
+    /// The server.
+    pub fn server(&self) -> &Server {
+        &self.connection.server
+    }
+
+    /// The id of the data's history; empty where the server does not tell.
+    pub fn replication_id(&self) -> &str {
+        &self.replication_id
     }
 
     /// Takes a backend out of rotation for every instance: SADD and EXPIRE on the dead set, then PUBLISH. `ttl` is rounded
@@ -47,6 +60,19 @@ impl WriteSession {
             pipeline.all::<Value>().await
         };
         self.connection.ask(WRITE_LIMIT, written).await.map(drop)
+    }
+
+    /// What the server has of a mark (SISMEMBER), and how long the frontend's marks still last (PTTL), where that has an end.
+    pub async fn look_up(&self, notice: &DeadNotice) -> Result<(bool, Option<Duration>), StoreError> {
+        let key = format!("{DEAD_PREFIX}{}", notice.host);
+        let asked = async {
+            let pipeline = self.connection.client.pipeline();
+            pipeline.sismember::<(), _, _>(key.as_str(), notice.index.to_string()).await?;
+            pipeline.pttl::<(), _>(key.as_str()).await?;
+            pipeline.all::<(bool, i64)>().await
+        };
+        let (is_member, pttl) = self.connection.ask(WRITE_LIMIT, asked).await?;
+        Ok((is_member, u64::try_from(pttl).ok().map(Duration::from_millis)))
     }
 
     /// The sealed keys of session tickets, by the names under which they were offered (HGETALL).

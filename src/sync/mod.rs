@@ -1,8 +1,8 @@
 //! Keeping the routing table in step with Redis.
 //!
 //! The [`Syncer`] is the table's single writer. It opens a session with the read Redis, loads everything, and then re-reads
-//! just the keys that Redis says may have changed. Any doubt about the session ends it and begins another; meanwhile the
-//! last snapshot stays in force. The [`Reporter`] carries dead marks the other way, to the write Redis.
+//! just the keys that Redis says may have changed. Any doubt about the session ends it and begins another, perhaps on
+//! another server; meanwhile the last snapshot stays in force. The [`Reporter`] carries dead marks the other way, to the write Redis.
 //!
 //! Certificates come the same way, with the same session, or from a folder, by way of the [`FolderSyncer`]; either puts them
 //! into service through a [`Stock`]. The [`TicketSyncer`] renews the keys of session tickets.
@@ -10,6 +10,7 @@
 mod dirty;
 mod expiry;
 mod folder;
+mod ledger;
 mod patience;
 mod reconcile;
 mod report;
@@ -19,9 +20,11 @@ mod stock;
 mod sweep;
 mod tickets;
 mod trust;
+mod whereabouts;
 
 use std::{
     collections::HashSet,
+    convert::Infallible,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -36,7 +39,9 @@ use tracing::{info, warn};
 
 use crate::{
     routing::{Clock, Moment, Routes},
-    store::{CertificateRecord, Doubt, List, Notifications, Pattern, Record, Server, Session, StoreError},
+    store::{
+        CertificateRecord, Doubt, Found, List, Moved, Notifications, Pattern, Place, Record, Session, StoreError, Watch,
+    },
     telemetry::{Metrics, StoreHealth},
     tls::{Content, Offer},
 };
@@ -55,12 +60,13 @@ pub use stock::Stock;
 use sweep::{Missing, Step, Sweep};
 pub use tickets::TicketSyncer;
 use trust::{Evidence, Judgement, Trust};
+use whereabouts::{Home, Move, Whereabouts};
 
 /// How the table is kept.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The read Redis.
-    pub server: Server,
+    pub place: Place,
     /// Where the table is kept for a start without Redis.
     pub snapshot_file: Option<PathBuf>,
     /// How long to wait for Redis before a table from the file is served.
@@ -86,6 +92,7 @@ pub struct Syncer {
     /// Hosts whose malformed values have been logged.
     complained: HashSet<String>,
     loaded: Option<oneshot::Sender<()>>,
+    whereabouts: Whereabouts,
 }
 
 /// Why a session was given up.
@@ -96,6 +103,7 @@ enum Ended {
     GraceOver,
     /// A table from a file has waited long enough for Redis.
     WaitOver,
+    Moved(Moved),
 }
 
 impl From<StoreError> for Ended {
@@ -116,10 +124,20 @@ impl Syncer {
         stock: Option<Stock>,
         loaded: oneshot::Sender<()>,
     ) -> Self {
-        let (table, complained) = (Table::default(), HashSet::new());
-        let trust = Trust::new(config.shrink_grace);
-        let file = config.snapshot_file.clone().map(|path| SnapshotFile::new(path, clock));
-        Self { config, routes, clock, metrics, health, table, stock, trust, file, complained, loaded: Some(loaded) }
+        Self {
+            trust: Trust::new(config.shrink_grace),
+            file: config.snapshot_file.clone().map(|path| SnapshotFile::new(path, clock)),
+            config,
+            routes,
+            clock,
+            metrics,
+            health,
+            table: Table::default(),
+            stock,
+            complained: HashSet::new(),
+            loaded: Some(loaded),
+            whereabouts: Whereabouts::default(),
+        }
     }
 
     /// Follows Redis for ever.
@@ -131,30 +149,35 @@ impl Syncer {
         let mut serve_at = self.restore().await.then(|| time::Instant::now() + self.config.startup_wait);
         loop {
             serve_at = serve_at.filter(|_| self.loaded.is_some());
+            let began = Instant::now();
             let ended = tokio::select! {
                 ended = self.attempt() => ended,
                 () = wait_until(serve_at) => Ended::WaitOver,
             };
-            if self.metrics.connected.get() == 1 {
+            // However often sentinels change their minds, the table is not loaded as often.
+            if self.metrics.connected.get() == 1 && !(matches!(ended, Ended::Moved(_)) && began.elapsed() < SETTLED) {
                 patience.renew();
             }
             self.metrics.connected.set(0);
-            match ended {
+            let reason = match ended {
                 Ended::Doubted(doubt) => {
-                    info!(server = %self.config.server, reason = %doubt, "loading the whole routing table again");
+                    let server = self.whereabouts.home().map(|home| &home.server);
+                    info!(server, reason = %doubt, "loading the whole routing table again");
+                    self.whereabouts.leave(doubt.to_string());
+                    continue;
                 }
                 Ended::GraceOver => {
-                    info!(server = %self.config.server, "the time of grace is over: loading everything again");
+                    info!("the time of grace is over: loading everything again");
+                    continue;
                 }
                 Ended::WaitOver => {
-                    warn!(
-                        server = %self.config.server,
-                        routes = self.table.frontend_hosts().count(),
-                        "Redis cannot be used yet: serving the routing table of the snapshot file"
-                    );
+                    let routes = self.table.frontend_hosts().count();
+                    warn!(routes, "Redis cannot be used yet: serving the routing table of the snapshot file");
                     self.publish();
                     self.announce_load();
+                    continue;
                 }
+                Ended::Moved(moved) => moved.to_string(),
                 Ended::Failed(error) if error.is_misconfiguration() && self.loaded.is_some() => return Err(error),
                 Ended::Failed(error) => {
                     let problem = error.to_string();
@@ -165,10 +188,12 @@ impl Syncer {
                     } else {
                         warn!(frontends = self.metrics.frontends.get(), "{problem}; keeping the last routing table");
                     }
-                    self.health.impaired(problem);
-                    time::sleep(patience.pause()).await;
+                    self.health.impaired(problem.clone());
+                    problem
                 }
-            }
+            };
+            self.whereabouts.leave(reason);
+            time::sleep(patience.pause()).await;
         }
     }
 
@@ -178,11 +203,15 @@ impl Syncer {
             None => &[Pattern::Frontends, Pattern::DeadSets],
             Some(_) => &[Pattern::Frontends, Pattern::DeadSets, Pattern::Certificates],
         };
-        let mut session = match Session::open(&self.config.server, patterns).await {
-            Ok(session) => session,
+        let opened = async {
+            let Found { server, watch } = self.config.place.find().await?;
+            Ok((Session::open(&server, patterns).await?, watch))
+        };
+        let (mut session, mut watch) = match opened.await {
+            Ok(opened) => opened,
             Err(error) => return Ended::Failed(error),
         };
-        match self.try_follow(&mut session).await {
+        match self.follow(&mut session, &mut watch).await {
             Ok(never) => match never {},
             Err(ended) => ended,
         }
@@ -267,7 +296,7 @@ impl Syncer {
         self.loaded.take().map(|loaded| loaded.send(())).is_some()
     }
 
-    async fn try_follow(&mut self, session: &mut Session) -> Result<std::convert::Infallible, Ended> {
+    async fn follow(&mut self, session: &mut Session, watch: &mut Watch) -> Result<Infallible, Ended> {
         let mut dirty = Dirty::default();
         self.load(session, &mut dirty).await?;
         self.catch_up(session, &mut dirty).await?;
@@ -295,10 +324,14 @@ impl Syncer {
                         return Err(Ended::Doubted(doubt));
                     }
                     self.take_pulse(session);
+                    if session.vitals().stale().is_some() {
+                        watch.doubt();
+                    }
                     if is_polling(session) && !polled {
                         sweep_at = time::Instant::now();
                     }
                 }
+                moved = watch.moved() => return Err(Ended::Moved(moved)),
                 () = time::sleep_until(sweep_at) => {
                     let began = Instant::now();
                     let current = sweep.get_or_insert_with(|| {
@@ -320,6 +353,10 @@ impl Syncer {
     /// Loads everything, collecting what changes meanwhile, and publishes it as one snapshot.
     async fn load(&mut self, session: &mut Session, dirty: &mut Dirty) -> Result<(), Ended> {
         let began = Instant::now();
+        let vitals = session.vitals();
+        let home = Home { server: session.server().to_string(), history: vitals.replication_id.clone() };
+        let is_another = self.whereabouts.home().is_some_and(|before| *before != home);
+        self.table.spare_marks(self.config.place.is_movable() && is_another);
         let mut sweep = Sweep::in_haste(self.stock.is_some());
         let held = self.table.frontend_hosts().count();
         let held_certificates = self.stock.as_ref().map_or(0, |stock| stock.names().count());
@@ -342,7 +379,7 @@ impl Syncer {
                 self.metrics.held.set(i64::try_from(lost).unwrap_or(i64::MAX));
                 if is_new {
                     warn!(
-                        server = %self.config.server,
+                        server = %session.server(),
                         "this is not the Redis that was loaded from, or it has restarted, and {} of {held} frontends are \
                          missing there; keeping them for {:?} (--shrink-grace)",
                         missing.frontends.len(),
@@ -351,10 +388,14 @@ impl Syncer {
                 }
             }
         }
+        self.table.spare_marks(false);
         self.publish();
         let frontends = self.metrics.frontends.get();
         let certificates = self.stock.as_ref().map(Stock::in_service);
-        info!(server = %self.config.server, frontends, certificates, took = ?began.elapsed(), "the routing table is loaded");
+        info!(server = %session.server(), frontends, certificates, took = ?began.elapsed(), "the routing table is loaded");
+        if let Some(Move { from, reason }) = self.whereabouts.arrive(home) {
+            info!(from, to = %session.server(), reason, "following another Redis");
+        }
         self.metrics.connected.set(1);
         self.take_pulse(session);
         self.has_changed();
@@ -529,7 +570,7 @@ impl Syncer {
     }
 
     fn take_pulse(&self, session: &Session) {
-        let server = &self.config.server;
+        let server = session.server();
         let (was_polling, polls) = (self.metrics.polling.get() == 1, is_polling(session));
         match &session.vitals().notifications {
             Notifications::Off(flags) if !was_polling => warn!(
@@ -596,6 +637,9 @@ const POLL: Duration = Duration::from_secs(1);
 
 /// A sweep rests this many times as long as each of its steps took, so that it uses at most a fifth of one Redis core.
 const SWEEP_REST: u32 = 4;
+
+/// A move after less than this is one of several.
+const SETTLED: Duration = Duration::from_secs(10);
 
 /// The longest pause between attempts to reach Redis, jitter aside.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);

@@ -25,6 +25,7 @@ pub struct Table {
     variants: HashMap<Box<str>, BTreeMap<Box<str>, Arc<Frontend>>>,
     /// For each key with a dead set: the backend that each of its indexes meant when it appeared.
     dead: HashMap<Box<str>, BTreeMap<usize, Arc<Backend>>>,
+    spares_marks: bool,
 }
 
 /// What applying one record did.
@@ -81,6 +82,12 @@ impl Table {
             self.apply_dead(&record.host, dead, now);
         }
         applied
+    }
+
+    /// Whether marks that are missing from a dead set stay for now, because its server may never have been told of them; the
+    /// first record after that which still misses them revives.
+    pub fn spare_marks(&mut self, yes: bool) {
+        self.spares_marks = yes;
     }
 
     /// Another instance has just marked `url` dead: takes it out of rotation for the set's whole `ttl`, even if the set
@@ -244,8 +251,13 @@ impl Table {
                 next.insert(index, Arc::clone(backend));
             }
         }
-        for backend in known.values() {
-            if !next.values().any(|still| Arc::ptr_eq(still, backend)) {
+        for (index, backend) in known {
+            if next.values().any(|still| Arc::ptr_eq(still, &backend)) {
+                continue;
+            }
+            if self.spares_marks {
+                next.entry(index).or_insert(backend);
+            } else {
                 backend.revive();
             }
         }
@@ -315,6 +327,19 @@ mod tests {
 
     fn urls(urls: &[&str]) -> BTreeSet<String> {
         urls.iter().map(|&url| url.to_owned()).collect()
+    }
+
+    #[test]
+    fn a_spared_mark_stands_until_it_is_missed_again() {
+        let mut table = Table::default();
+        table.apply(&record("a", &["id", "http://x", "http://y"], &[0]), NOW);
+        let missing = record("a", &["id", "http://x", "http://y"], &[1]);
+        table.spare_marks(true);
+        table.apply(&missing, NOW);
+        assert_eq!(alive(&table, "a", NOW), urls(&[]));
+        table.spare_marks(false);
+        table.apply(&missing, NOW);
+        assert_eq!(alive(&table, "a", NOW), urls(&["http://x"]));
     }
 
     #[test]

@@ -1,43 +1,65 @@
 //! Dead marks on their way to the write Redis.
 
-use std::{
-    collections::{HashMap, hash_map::Entry},
-    sync::Arc,
-    time::Duration,
-};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use tokio::{sync::mpsc, time};
 use tracing::{info, warn};
 
 use crate::{
-    routing::{Clock, DeadMark, Moment, Routes},
-    store::{DeadNotice, Server, StoreError, WriteSession},
+    routing::{Backend, Clock, DeadMark, Routes},
+    store::{DeadNotice, Found, Moved, Place, StoreError, Watch, WriteSession},
     telemetry::Metrics,
 };
 
-use super::patience::Patience;
+use super::{
+    ledger::{Key, Ledger, Pending},
+    patience::Patience,
+    whereabouts::{Home, Move, Whereabouts},
+};
 
 /// The task that records dead marks on the master. While the master is away it keeps the newest mark of each backend, and
-/// forgets those that have run out.
+/// forgets those that have run out. When another server has become the master, it sees to it that this has them all.
 pub struct Reporter {
-    server: Server,
+    place: Place,
     marks: mpsc::Receiver<DeadMark>,
     routes: Routes,
     clock: Clock,
     metrics: Arc<Metrics>,
-    pending: HashMap<(Box<str>, Box<str>), Moment>,
+    ledger: Ledger,
+    whereabouts: Whereabouts,
+}
+
+/// Why a session was given up.
+enum Ended {
+    Drained,
+    Moved(Moved),
+    Failed(StoreError),
+}
+
+impl From<StoreError> for Ended {
+    fn from(error: StoreError) -> Self {
+        Self::Failed(error)
+    }
 }
 
 impl Reporter {
     /// A reporter of what arrives on `marks`, which should hold [`MARK_QUEUE`].
     pub fn new(
-        server: Server,
+        place: Place,
         marks: mpsc::Receiver<DeadMark>,
         routes: Routes,
         clock: Clock,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self { server, marks, routes, clock, metrics, pending: HashMap::new() }
+        Self {
+            place,
+            marks,
+            routes,
+            clock,
+            metrics,
+            ledger: Ledger::new(MARK_QUEUE),
+            whereabouts: Whereabouts::default(),
+        }
     }
 
     /// Runs until every sender of marks is gone and what could be written has been.
@@ -45,26 +67,33 @@ impl Reporter {
     /// # Errors
     /// Only before the first connection, and only when waiting cannot help: a wrong password or database.
     pub async fn run(mut self) -> Result<(), StoreError> {
-        let mut patience = Patience::new(LONGEST_PAUSE);
-        let mut was_connected = false;
+        let longest = if self.place.is_movable() { LONGEST_SEARCH } else { LONGEST_PAUSE };
+        let mut patience = Patience::new(longest);
         loop {
-            let error = match WriteSession::open(&self.server).await {
-                Ok(mut session) => {
-                    info!(server = %self.server, "dead backends are recorded on the write Redis");
+            let ended = match self.open().await {
+                Ok((mut session, mut watch)) => {
+                    self.arrive(&session);
                     patience.renew();
-                    was_connected = true;
-                    match self.serve(&mut session).await {
-                        Ok(()) => return Ok(()),
-                        Err(error) => error,
+                    match self.serve(&mut session, &mut watch).await {
+                        Ok(never) => match never {},
+                        Err(ended) => ended,
                     }
                 }
-                Err(error) if error.is_misconfiguration() && !was_connected => return Err(error),
-                Err(error) => error,
+                Err(error) if error.is_misconfiguration() && self.whereabouts.home().is_none() => return Err(error),
+                Err(error) => Ended::Failed(error),
             };
-            let problem = error.to_string();
-            if patience.is_news(&problem) {
-                warn!(pending = self.pending.len(), "dead backends cannot be recorded: {problem}");
-            }
+            let reason = match ended {
+                Ended::Drained => return Ok(()),
+                Ended::Moved(moved) => moved.to_string(),
+                Ended::Failed(error) => {
+                    let problem = error.to_string();
+                    if patience.is_news(&problem) {
+                        warn!(pending = self.ledger.pending(), "dead backends cannot be recorded: {problem}");
+                    }
+                    problem
+                }
+            };
+            self.whereabouts.leave(reason);
             let until = time::Instant::now() + patience.pause();
             if !self.keep_until(until).await {
                 return Ok(());
@@ -72,8 +101,26 @@ impl Reporter {
         }
     }
 
-    /// Writes marks as they come; `Ok` when no more can come.
-    async fn serve(&mut self, session: &mut WriteSession) -> Result<(), StoreError> {
+    async fn open(&self) -> Result<(WriteSession, Watch), StoreError> {
+        let Found { server, watch } = self.place.find().await?;
+        Ok((WriteSession::open(&server).await?, watch))
+    }
+
+    /// Begins with a session: says where it is, and finds out what is due there.
+    fn arrive(&mut self, session: &WriteSession) {
+        let server = session.server().to_string();
+        let home = Home { server: server.clone(), history: session.replication_id().to_owned() };
+        match self.whereabouts.arrive(home.clone()) {
+            None => info!(server, "dead backends are recorded on the write Redis"),
+            Some(Move { from, reason }) => {
+                info!(from, to = server, reason, "dead backends are recorded on another Redis");
+            }
+        }
+        self.ledger.settle(home);
+    }
+
+    /// Writes marks as they come.
+    async fn serve(&mut self, session: &mut WriteSession, watch: &mut Watch) -> Result<Infallible, Ended> {
         self.flush(session).await?;
         loop {
             tokio::select! {
@@ -82,9 +129,10 @@ impl Reporter {
                         self.keep(mark);
                         self.flush(session).await?;
                     }
-                    None => return Ok(()),
+                    None => return Err(Ended::Drained),
                 },
-                error = session.broken() => return Err(error),
+                moved = watch.moved() => return Err(Ended::Moved(moved)),
+                error = session.broken() => return Err(Ended::Failed(error)),
             }
         }
     }
@@ -96,7 +144,8 @@ impl Reporter {
                 Ok(Some(mark)) => self.keep(mark),
                 Ok(None) => return false,
                 Err(_) => {
-                    self.forget_expired();
+                    self.ledger.forget_expired(self.clock.now());
+                    self.count();
                     return true;
                 }
             }
@@ -104,58 +153,73 @@ impl Reporter {
     }
 
     fn keep(&mut self, mark: DeadMark) {
-        if self.pending.len() >= MARK_QUEUE {
-            self.forget_expired();
+        if !self.ledger.keep(mark, self.clock.now()) {
+            self.metrics.marks_dropped.inc();
         }
-        let full = self.pending.len() >= MARK_QUEUE;
-        match self.pending.entry((mark.frontend, mark.url)) {
-            Entry::Occupied(mut until) => *until.get_mut() = mark.until,
-            Entry::Vacant(_) if full => self.metrics.marks_dropped.inc(),
-            Entry::Vacant(entry) => {
-                entry.insert(mark.until);
-            }
-        }
-        self.count();
-    }
-
-    fn forget_expired(&mut self) {
-        let now = self.clock.now();
-        self.pending.retain(|_, until| *until > now);
         self.count();
     }
 
     async fn flush(&mut self, session: &WriteSession) -> Result<(), StoreError> {
-        self.forget_expired();
-        let waiting: Vec<_> = self.pending.iter().map(|(key, until)| (key.clone(), *until)).collect();
-        for (key, until) in waiting {
-            let ttl = self.clock.now().until(until);
-            if let Some(notice) = self.notice(&key.0, &key.1)
-                && !ttl.is_zero()
-            {
-                session.mark_dead(&notice, ttl).await?;
+        self.ledger.forget_expired(self.clock.now());
+        for (key, mark) in self.ledger.due() {
+            if self.write(session, &key, mark).await? {
+                self.ledger.written(key, self.clock.now());
+            } else {
+                self.ledger.forget(&key);
             }
-            self.pending.remove(&key);
             self.count();
         }
         Ok(())
     }
 
-    /// Finds the index that the backend has now; the list may have changed since it failed. `None` if it is not listed
+    /// Sees to it that the master has a mark; `false` if it should not have it any more.
+    async fn write(&self, session: &WriteSession, key: &Key, mark: Pending) -> Result<bool, StoreError> {
+        let now = self.clock.now();
+        let ttl = now.until(mark.until);
+        let Some((notice, backend)) = self.notice(&key.0, &key.1).filter(|_| !ttl.is_zero()) else { return Ok(false) };
+        if !mark.is_repeat {
+            return session.mark_dead(&notice, ttl).await.map(|()| true);
+        }
+        // Somebody may have revived it since.
+        if !backend.is_dead(now) {
+            return Ok(false);
+        }
+        let (is_there, left) = match session.look_up(&notice).await {
+            // An access list that was made for writing marks may forbid to read them.
+            Err(StoreError::Refused { .. }) => (false, None),
+            answer => answer?,
+        };
+        let left = left.unwrap_or_default();
+        if !is_there || left + ROUNDING < ttl {
+            session.mark_dead(&notice, ttl.max(left)).await?;
+        }
+        Ok(true)
+    }
+
+    /// The backend, and the index that it has now; the list may have changed since it failed. `None` if it is not listed
     /// any more, and then there is nothing to mark.
-    fn notice(&self, frontend: &str, url: &str) -> Option<DeadNotice> {
+    fn notice(&self, frontend: &str, url: &str) -> Option<(DeadNotice, Arc<Backend>)> {
         let snapshot = self.routes.load();
         let frontend = snapshot.get(&frontend.to_ascii_lowercase()).filter(|held| held.key() == frontend)?;
-        let index = frontend.slot_of(url)?.index;
-        Some(DeadNotice { host: frontend.key().to_owned(), url: url.to_owned(), index, backends: frontend.listed() })
+        let slot = frontend.slot_of(url)?;
+        let (host, url) = (frontend.key().to_owned(), url.to_owned());
+        let notice = DeadNotice { host, url, index: slot.index, backends: frontend.listed() };
+        Some((notice, Arc::clone(&slot.backend)))
     }
 
     fn count(&self) {
-        self.metrics.marks_pending.set(i64::try_from(self.pending.len()).unwrap_or(i64::MAX));
+        self.metrics.marks_pending.set(i64::try_from(self.ledger.pending()).unwrap_or(i64::MAX));
     }
 }
 
-/// Marks that may wait, both in the channel from the proxy and, by backend, for the master.
+/// Marks that may wait, both in the channel from the proxy and, by backend, for the master; and those that are remembered.
 pub const MARK_QUEUE: usize = 10_000;
 
 /// The longest pause between attempts to reach the master, jitter aside.
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+
+/// As [`LONGEST_PAUSE`], where another server may have become the master meanwhile.
+const LONGEST_SEARCH: Duration = Duration::from_millis(100);
+
+/// Expiries are written in whole seconds.
+const ROUNDING: Duration = Duration::from_secs(1);

@@ -6,7 +6,7 @@ use tokio::time;
 use tracing::{info, warn};
 
 use crate::{
-    store::{Server, StoreError, WriteSession},
+    store::{Place, StoreError, WriteSession},
     telemetry::Metrics,
     tls::{KeyRing, Seal, TicketKey},
 };
@@ -16,7 +16,7 @@ use super::{expiry::seconds_since_1970, patience::Patience};
 /// The task that renews a ring of ticket keys.
 pub struct TicketSyncer {
     ring: Arc<KeyRing>,
-    shared: Option<(Server, Seal)>,
+    shared: Option<(Place, Seal)>,
     metrics: Arc<Metrics>,
 }
 
@@ -31,7 +31,7 @@ struct Visit {
 impl TicketSyncer {
     /// A syncer for `ring`. With `shared`, keys are kept on that Redis, under that seal, for all instances; else they are
     /// this process's own.
-    pub fn new(ring: Arc<KeyRing>, shared: Option<(Server, Seal)>, metrics: Arc<Metrics>) -> Self {
+    pub fn new(ring: Arc<KeyRing>, shared: Option<(Place, Seal)>, metrics: Arc<Metrics>) -> Self {
         Self { ring, shared, metrics }
     }
 
@@ -45,7 +45,7 @@ impl TicketSyncer {
             let now = seconds_since_1970().cast_unsigned();
             let visit = match &self.shared {
                 None => None,
-                Some((server, seal)) => Some(self.visit(server, seal, now).await),
+                Some((place, seal)) => Some(self.visit(place, seal, now).await),
             };
             let pause = match visit {
                 None => {
@@ -79,8 +79,8 @@ impl TicketSyncer {
     }
 
     /// Makes sure that there are keys for this period and the next, fetches all there are, and clears away what is over.
-    async fn visit(&self, server: &Server, seal: &Seal, now: u64) -> Result<Visit, StoreError> {
-        let session = WriteSession::open(server).await?;
+    async fn visit(&self, place: &Place, seal: &Seal, now: u64) -> Result<Visit, StoreError> {
+        let session = WriteSession::open(&place.find_briefly().await?).await?;
         let mut kept = session.ticket_keys().await?;
         let mut is_stale = false;
         for begins in self.ring.periods(now) {

@@ -29,6 +29,7 @@ mod metrics;
 mod passthrough;
 mod reports;
 mod selection;
+mod sentinel;
 mod session;
 mod silent;
 mod snapshot_file;

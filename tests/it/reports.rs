@@ -212,6 +212,19 @@ fn a_mark_that_has_run_out_is_not_recorded() {
 }
 
 #[test]
+fn a_master_that_returns_without_its_marks_is_told_again() {
+    let mut split = Split::start(&["--dead-backend-time=300"]);
+    let (_guard, closed) = closed_port();
+    register(&split.read, &split.planb, "dead.test", &[&closed]);
+    assert_eq!(split.planb.connect().get("dead.test", "/").status, 503);
+    wait_until("the mark is recorded", || members(&split.write, "dead.test") == "0");
+    split.write.restart(&[]).unwrap();
+    wait_until("the mark is recorded again", || members(&split.write, "dead.test") == "0");
+    assert!((200..=300).contains(&ttl(&split.write, "dead.test")));
+    assert_eq!(split.planb.count("planb_router_backend_markdead_total"), 1);
+}
+
+#[test]
 fn a_backend_that_has_left_the_list_is_not_marked() {
     let mut split = Split::start(&[]);
     let ((_one, gone), (_other, stays)) = (closed_port(), closed_port());

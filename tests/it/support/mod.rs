@@ -5,6 +5,7 @@ mod client;
 mod hello;
 mod http2;
 mod planb;
+mod sentinel;
 mod tls;
 
 use std::{
@@ -20,6 +21,7 @@ pub use client::{Client, Response, get};
 pub use hello::{hello, hello_message, record};
 pub use http2::{Http2, Stream};
 pub use planb::Planb;
+pub use sentinel::{MASTER_NAME, Sentinels};
 pub use tls::{Authority, OpensslServer, Pair, connect_tls, curl, s_client, shown};
 
 /// A Redis master, its replica with notifications on, and a proxy that reads from the one and writes to the other.
