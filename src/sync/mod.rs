@@ -336,7 +336,9 @@ impl Syncer {
                     let began = Instant::now();
                     let current = sweep.get_or_insert_with(|| {
                         sweeps = sweeps.wrapping_add(1);
-                        Sweep::at_leisure(is_polling(session) || sweeps.is_multiple_of(CERTIFICATES_EVERY))
+                        let is_thorough = is_polling(session) || self.trust.holds_until().is_some();
+                        let has_turn = sweeps.is_multiple_of(CERTIFICATES_EVERY);
+                        Sweep::at_leisure(self.stock.is_some() && (is_thorough || has_turn))
                     });
                     if self.sweep(session, current, &mut dirty).await? {
                         sweep = None;
@@ -358,36 +360,12 @@ impl Syncer {
         let is_another = self.whereabouts.home().is_some_and(|before| *before != home);
         self.table.spare_marks(self.config.place.is_movable() && is_another);
         let mut sweep = Sweep::in_haste(self.stock.is_some());
-        let held = self.table.frontend_hosts().count();
-        let held_certificates = self.stock.as_ref().map_or(0, |stock| stock.names().count());
+        let held = self.held();
         while let Some(step) = sweep.step(session).await? {
             self.take(session, step).await?;
             dirty.collect(session)?;
         }
-        let missing = sweep.missing(&self.table, self.stock.as_ref());
-        let evidence = [
-            Evidence { held, lost: missing.frontends.len(), found: sweep.frontends_met() },
-            Evidence { held: held_certificates, lost: missing.certificates.len(), found: sweep.certificates_met() },
-        ];
-        match self.trust.judge(session.identity(), &evidence, self.clock.now()) {
-            Judgement::Believe => {
-                self.metrics.held.set(0);
-                self.take_missing(session, missing, None).await?;
-            }
-            Judgement::Hold { until, is_new } => {
-                let lost = missing.frontends.len() + missing.certificates.len();
-                self.metrics.held.set(i64::try_from(lost).unwrap_or(i64::MAX));
-                if is_new {
-                    warn!(
-                        server = %session.server(),
-                        "this is not the Redis that was loaded from, or it has restarted, and {} of {held} frontends are \
-                         missing there; keeping them for {:?} (--shrink-grace)",
-                        missing.frontends.len(),
-                        self.clock.now().until(until),
-                    );
-                }
-            }
-        }
+        self.settle(session, &sweep, held, None).await?;
         self.table.spare_marks(false);
         self.publish();
         let frontends = self.metrics.frontends.get();
@@ -403,6 +381,49 @@ impl Syncer {
             self.metrics.resyncs.inc();
         }
         Ok(())
+    }
+
+    /// How many frontends and certificates there are.
+    fn held(&self) -> [usize; 2] {
+        [self.table.frontend_hosts().count(), self.stock.as_ref().map_or(0, |stock| stock.names().count())]
+    }
+
+    /// Decides about what a walk, which is over, has not met; there were so many frontends and certificates before it.
+    async fn settle(
+        &mut self,
+        session: &mut Session,
+        sweep: &Sweep,
+        held: [usize; 2],
+        dirty: Option<&mut Dirty>,
+    ) -> Result<(), Ended> {
+        let missing = sweep.missing(&self.table, self.stock.as_ref());
+        let [frontends, certificates] = held;
+        let evidence = [
+            Evidence { held: frontends, lost: missing.frontends.len(), found: sweep.frontends_met() },
+            Evidence { held: certificates, lost: missing.certificates.len(), found: sweep.certificates_met() },
+        ];
+        // A walk that leaves certificates out says nothing of them.
+        let evidence = if sweep.has_certificates() { &evidence[..] } else { &evidence[..1] };
+        match self.trust.judge(session.identity(), evidence, self.clock.now()) {
+            Judgement::Believe => {
+                self.metrics.held.set(0);
+                self.take_missing(session, missing, dirty).await
+            }
+            Judgement::Hold { until, is_new } => {
+                let lost = missing.frontends.len() + missing.certificates.len();
+                self.metrics.held.set(i64::try_from(lost).unwrap_or(i64::MAX));
+                if is_new {
+                    warn!(
+                        server = %session.server(),
+                        "this is not the Redis that was loaded from, or it has restarted, and {} of {frontends} frontends \
+                         are missing there; keeping them for {:?} (--shrink-grace)",
+                        missing.frontends.len(),
+                        self.clock.now().until(until),
+                    );
+                }
+                Ok(())
+            }
+        }
     }
 
     /// Applies one step of a walk; returns whether the routes have changed.
@@ -501,11 +522,9 @@ impl Syncer {
     /// mended, and counted unless there are no events to announce them.
     async fn sweep(&mut self, session: &mut Session, sweep: &mut Sweep, dirty: &mut Dirty) -> Result<bool, Ended> {
         let Some(step) = sweep.step(session).await? else {
-            if self.trust.holds_until().is_none() {
-                let missing = sweep.missing(&self.table, self.stock.as_ref());
-                self.take_missing(session, missing, Some(dirty)).await?;
-                self.publish();
-            }
+            let held = self.held();
+            self.settle(session, sweep, held, Some(dirty)).await?;
+            self.publish();
             return Ok(true);
         };
         self.count_drift(session, &step, dirty).await?;

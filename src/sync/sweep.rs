@@ -115,6 +115,11 @@ impl Sweep {
         }
     }
 
+    /// Whether it goes past the certificates.
+    pub fn has_certificates(&self) -> bool {
+        self.certificates
+    }
+
     /// How many lists were met.
     pub fn frontends_met(&self) -> usize {
         self.lists_met.len()
