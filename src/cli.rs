@@ -1,5 +1,7 @@
 //! The command line and the environment, turned into a [`Config`] once.
 
+mod redis;
+
 use std::{
     net::{Ipv6Addr, SocketAddr, ToSocketAddrs},
     num::NonZeroUsize,
@@ -7,18 +9,21 @@ use std::{
     time::Duration,
 };
 
-use clap::{Args, Parser, Subcommand, ValueEnum, builder::NonEmptyStringValueParser, error::ErrorKind};
+use clap::{Args, Parser, Subcommand, ValueEnum, error::ErrorKind};
 use http::HeaderName;
 use jiff::SignedDuration;
 
 use crate::{
-    config::{Config, Engine, Secret, Tls},
+    config::{Config, Engine, Tls},
     proxy::{self, ClientTimeouts, LIBRARY_MAX_HEADERS},
-    store::{self, Address, Login, Place, Purpose, Sentinels, Server},
+    secret::Secret,
+    store::{self, Purpose},
     sync,
     telemetry::LogTarget,
     tls::{self, CertificateSource, ClientCa, Preset},
 };
+
+use redis::{ReadRedis, WriteRedis};
 
 /// A distributed HTTP, WebSocket and TLS reverse proxy whose routes live in Redis.
 #[derive(Debug, Parser)]
@@ -87,7 +92,7 @@ struct Flags {
     /// Secret of at least 16 characters, the same for all instances, under which they share the keys of session tickets on
     /// the write Redis (planb:tickets), so that clients resume on any of them; better set in the environment [default:
     /// none, keys are not shared]
-    #[arg(long, env = "PLANB_TLS_TICKET_SECRET", hide_env_values = true, value_parser = ticket_secret, value_name = "SECRET")]
+    #[arg(long, env = "PLANB_TLS_TICKET_SECRET", hide_env_values = true, value_parser = secret, value_name = "SECRET")]
     tls_ticket_secret: Option<Secret>,
 
     /// How long a ticket key makes tickets, from 1s to 48h; clients can resume for twice as long
@@ -103,76 +108,16 @@ struct Flags {
     #[arg(long, env = "PLANB_METRICS_ADDRESS", value_parser = address, value_name = "HOST:PORT")]
     metrics_address: Option<SocketAddr>,
 
-    /// How to reach the Redis that routes are read from
-    #[arg(long, env = "PLANB_READ_REDIS_NETWORK", default_value = "tcp", value_name = "NETWORK")]
-    read_redis_network: Network,
-
-    /// Host of the read Redis; the socket's path for unix
-    #[arg(long, env = "PLANB_READ_REDIS_HOST", default_value = "127.0.0.1", value_name = "HOST")]
-    read_redis_host: String,
-
-    /// Port of the read Redis
-    #[arg(long, env = "PLANB_READ_REDIS_PORT", default_value_t = 6379, value_name = "PORT")]
-    read_redis_port: u16,
-
-    /// Sentinels that know where the read Redis is, separated by commas; with them the network, host and port flags of the
-    /// read Redis are ignored, and its password and database are those of the server that is found [default: none]
-    #[arg(long, env = "PLANB_READ_REDIS_SENTINEL_ADDRS", value_parser = sentinels, value_name = "HOST:PORT,...")]
-    read_redis_sentinel_addrs: Option<Addresses>,
-
-    /// Name by which the sentinels know the master of the read Redis [default: none]
-    #[arg(long, env = "PLANB_READ_REDIS_SENTINEL_NAME", value_parser = NonEmptyStringValueParser::new(), value_name = "NAME")]
-    read_redis_sentinel_name: Option<String>,
-
-    /// Password of the sentinels themselves [default: none]
-    #[arg(long, env = "PLANB_READ_REDIS_SENTINEL_PASSWORD", hide_env_values = true, value_name = "PASSWORD")]
-    read_redis_sentinel_password: Option<String>,
-
     /// Whether, with sentinels, routes are read from the master, or from a healthy replica, and from the master only while
     /// there is none
     #[arg(long, env = "PLANB_READ_REDIS_SENTINEL_ROLE", default_value = "replica", value_name = "ROLE")]
     read_redis_sentinel_role: SentinelRole,
 
-    /// Password of the read Redis [default: none]
-    #[arg(long, env = "PLANB_READ_REDIS_PASSWORD", hide_env_values = true, value_name = "PASSWORD")]
-    read_redis_password: Option<String>,
+    #[command(flatten)]
+    read_redis: ReadRedis,
 
-    /// Database of the read Redis
-    #[arg(long, env = "PLANB_READ_REDIS_DB", default_value_t = 0, value_name = "NUMBER")]
-    read_redis_db: u8,
-
-    /// How to reach the Redis that dead backends are recorded on
-    #[arg(long, env = "PLANB_WRITE_REDIS_NETWORK", default_value = "tcp", value_name = "NETWORK")]
-    write_redis_network: Network,
-
-    /// Host of the write Redis; the socket's path for unix
-    #[arg(long, env = "PLANB_WRITE_REDIS_HOST", default_value = "127.0.0.1", value_name = "HOST")]
-    write_redis_host: String,
-
-    /// Port of the write Redis
-    #[arg(long, env = "PLANB_WRITE_REDIS_PORT", default_value_t = 6379, value_name = "PORT")]
-    write_redis_port: u16,
-
-    /// Sentinels that know where the write Redis is, separated by commas; with them the network, host and port flags of the
-    /// write Redis are ignored, and its password and database are those of the server that is found [default: none]
-    #[arg(long, env = "PLANB_WRITE_REDIS_SENTINEL_ADDRS", value_parser = sentinels, value_name = "HOST:PORT,...")]
-    write_redis_sentinel_addrs: Option<Addresses>,
-
-    /// Name by which the sentinels know the master of the write Redis [default: none]
-    #[arg(long, env = "PLANB_WRITE_REDIS_SENTINEL_NAME", value_parser = NonEmptyStringValueParser::new(), value_name = "NAME")]
-    write_redis_sentinel_name: Option<String>,
-
-    /// Password of the sentinels themselves [default: none]
-    #[arg(long, env = "PLANB_WRITE_REDIS_SENTINEL_PASSWORD", hide_env_values = true, value_name = "PASSWORD")]
-    write_redis_sentinel_password: Option<String>,
-
-    /// Password of the write Redis [default: none]
-    #[arg(long, env = "PLANB_WRITE_REDIS_PASSWORD", hide_env_values = true, value_name = "PASSWORD")]
-    write_redis_password: Option<String>,
-
-    /// Database of the write Redis
-    #[arg(long, env = "PLANB_WRITE_REDIS_DB", default_value_t = 0, value_name = "NUMBER")]
-    write_redis_db: u8,
+    #[command(flatten)]
+    write_redis: WriteRedis,
 
     /// Where access log lines go: a file's path, "syslog", "stdout" or "none"
     #[arg(long, env = "PLANB_ACCESS_LOG", default_value = "./access.log", value_name = "TARGET")]
@@ -281,16 +226,6 @@ enum SentinelRole {
     Replica,
 }
 
-/// Where sentinels are. Never empty.
-#[derive(Clone, Debug)]
-struct Addresses(Vec<Address>);
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Network {
-    Tcp,
-    Unix,
-}
-
 impl Cli {
     /// Reads the process's arguments and environment. Prints help, the version, or one line about what is wrong, and
     /// exits, where that is called for.
@@ -316,24 +251,13 @@ impl Cli {
     }
 
     /// The configuration that the flags describe.
-    pub fn into_config(self) -> Config {
+    ///
+    /// # Errors
+    /// When a file of Redis' authorities is not usable.
+    pub fn into_config(self) -> Result<Config, store::TlsError> {
         let flags = self.flags;
-        let login = Login { password: password(flags.read_redis_password), database: flags.read_redis_db };
-        let read = match (flags.read_redis_sentinel_addrs, flags.read_redis_sentinel_name) {
-            (Some(addresses), Some(name)) => {
-                let sentinels = addresses.servers(password(flags.read_redis_sentinel_password).as_deref());
-                Place::Sentinel(Sentinels::new(sentinels, name, flags.read_redis_sentinel_role.into(), login))
-            }
-            _ => Place::At(server(flags.read_redis_network, flags.read_redis_host, flags.read_redis_port, login)),
-        };
-        let login = Login { password: password(flags.write_redis_password), database: flags.write_redis_db };
-        let write = match (flags.write_redis_sentinel_addrs, flags.write_redis_sentinel_name) {
-            (Some(addresses), Some(name)) => {
-                let sentinels = addresses.servers(password(flags.write_redis_sentinel_password).as_deref());
-                Place::Sentinel(Sentinels::new(sentinels, name, Purpose::Write, login))
-            }
-            _ => Place::At(server(flags.write_redis_network, flags.write_redis_host, flags.write_redis_port, login)),
-        };
+        let read = flags.read_redis.into_place(flags.read_redis_sentinel_role.into())?;
+        let write = flags.write_redis.into_place(Purpose::Write)?;
         let (request_id_header, request_id_header_text) = flags.request_id_header.unzip();
         let seconds = |seconds: u32| Some(Duration::from_secs(seconds.into())).filter(|time| !time.is_zero());
         let unless_zero = |time: Duration| Some(time).filter(|time| !time.is_zero());
@@ -350,7 +274,7 @@ impl Cli {
             ticket_rotation: flags.tls_ticket_rotation,
             ticket_secret: flags.tls_ticket_secret,
         });
-        Config {
+        Ok(Config {
             listen: flags.listen.0,
             engine: match flags.engine {
                 EngineName::Native | EngineName::Fasthttp => Engine::Native,
@@ -386,49 +310,24 @@ impl Cli {
                 max_headers: flags.max_headers,
                 verify_backends: flags.backend_tls_verify,
             },
-        }
+        })
     }
 }
 
 impl Flags {
     /// What makes no sense together.
     fn contradiction(&self) -> Option<&'static str> {
-        match (self.listen.0, self.engine, self.tls_listen) {
+        let listening = match (self.listen.0, self.engine, self.tls_listen) {
             (None, EngineName::Sni, _) => Some("--engine sni has nowhere to listen: --listen is disabled"),
             (None, _, None) => Some("there is nowhere to listen: --listen is disabled, and there is no --tls-listen"),
-            _ => self.half_a_sentinel(),
-        }
-    }
-
-    fn half_a_sentinel(&self) -> Option<&'static str> {
-        let read = (self.read_redis_sentinel_addrs.is_some(), self.read_redis_sentinel_name.is_some());
-        let write = (self.write_redis_sentinel_addrs.is_some(), self.write_redis_sentinel_name.is_some());
-        match (read, write) {
-            ((true, false), _) => Some("--read-redis-sentinel-addrs needs --read-redis-sentinel-name"),
-            ((false, true), _) => Some("--read-redis-sentinel-name needs --read-redis-sentinel-addrs"),
-            (_, (true, false)) => Some("--write-redis-sentinel-addrs needs --write-redis-sentinel-name"),
-            (_, (false, true)) => Some("--write-redis-sentinel-name needs --write-redis-sentinel-addrs"),
             _ => None,
-        }
-    }
-}
-
-fn server(network: Network, host: String, port: u16, login: Login) -> Server {
-    let address = match network {
-        Network::Tcp => Address::Tcp(host, port),
-        Network::Unix => Address::Unix(PathBuf::from(host)),
-    };
-    Server { address, password: login.password, database: login.database }
-}
-
-fn password(given: Option<String>) -> Option<String> {
-    given.filter(|password| !password.is_empty())
-}
-
-impl Addresses {
-    fn servers(self, password: Option<&str>) -> Vec<Server> {
-        let server = |address| Server { address, password: password.map(str::to_owned), database: 0 };
-        self.0.into_iter().map(server).collect()
+        };
+        // The parser would quote it.
+        let is_short = self.tls_ticket_secret.as_ref().is_some_and(|secret| secret.0.len() < SHORTEST_SECRET);
+        listening
+            .or(is_short.then_some(SHORT_SECRET))
+            .or_else(|| self.read_redis.contradiction())
+            .or_else(|| self.write_redis.contradiction())
     }
 }
 
@@ -441,18 +340,6 @@ impl From<SentinelRole> for Purpose {
     }
 }
 
-/// Addresses that are looked up when they are connected to, so that names may come to mean others.
-fn sentinels(text: &str) -> Result<Addresses, String> {
-    let address = |text: &str| {
-        let (host, port) = text.trim().rsplit_once(':')?;
-        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-        let port = port.parse().ok().filter(|&port| port != 0)?;
-        (!host.is_empty() && !host.contains(char::is_whitespace)).then(|| Address::Tcp(host.to_owned(), port))
-    };
-    let parsed: Option<Vec<Address>> = text.split(',').map(address).collect();
-    parsed.map(Addresses).ok_or_else(|| "it is not HOST:PORT, or several separated by commas".to_owned())
-}
-
 fn optional_address(text: &str) -> Result<Listen, String> {
     if text == "disabled" { Ok(Listen(None)) } else { address(text).map(|address| Listen(Some(address))) }
 }
@@ -463,10 +350,8 @@ fn certificate_source(text: &str) -> Result<CertificateSource, String> {
     Ok(if text == "redis" { CertificateSource::Redis } else { CertificateSource::Folder(text.into()) })
 }
 
-fn ticket_secret(text: &str) -> Result<Secret, String> {
-    if text.len() < SHORTEST_SECRET {
-        return Err(format!("it has fewer than {SHORTEST_SECRET} characters"));
-    }
+#[expect(clippy::unnecessary_wraps, reason = "value parsers return results")]
+fn secret(text: &str) -> Result<Secret, String> {
     Ok(Secret(text.to_owned()))
 }
 
@@ -518,15 +403,21 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Characters of a secret that is not easily guessed.
 const SHORTEST_SECRET: usize = 16;
+const SHORT_SECRET: &str = "--tls-ticket-secret has fewer than 16 characters";
 
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
 
     use super::*;
+    use crate::store::{Login, Password, Place};
 
     fn config(arguments: &[&str]) -> Config {
-        Cli::try_parse_from([&["planb"], arguments].concat()).unwrap().into_config()
+        Cli::try_parse_from([&["planb"], arguments].concat()).unwrap().into_config().unwrap()
+    }
+
+    fn contradiction(arguments: &[&str]) -> bool {
+        Cli::try_parse_from([&["planb"], arguments].concat()).unwrap().flags.contradiction().is_some()
     }
 
     #[test]
@@ -575,13 +466,32 @@ mod tests {
     fn no_secret_is_shown() {
         let config = config(&["--tls-listen=:443", "--tls-ticket-secret=correct horse battery staple"]);
         assert!(!format!("{config:?}").contains("horse"));
+        let arguments = ["planb", "--read-redis-password=battery", "--write-redis-password=battery"];
+        let cli = Cli::try_parse_from(arguments).unwrap();
+        assert!(!format!("{cli:?}").contains("battery"));
+        assert!(!format!("{:?}", cli.into_config().unwrap()).contains("battery"));
+    }
+
+    #[test]
+    fn each_redis_has_its_own_login() {
+        let config = config(&[
+            "--read-redis-username=reader",
+            "--read-redis-password-file=/run/secrets/redis",
+            "--write-redis-username=",
+            "--write-redis-password=sesame",
+            "--write-redis-tls",
+        ])
+        .store;
+        let (Place::At(read), Place::At(write)) = (config.read, config.write) else { panic!("no sentinel was named") };
+        let from_file = Password::File("/run/secrets/redis".into());
+        assert_eq!(read.login, Login { user: Some("reader".to_owned()), password: Some(from_file) });
+        let sesame = Password::Text(Secret("sesame".to_owned()));
+        assert_eq!(write.login, Login { user: None, password: Some(sesame) });
+        assert!(read.tls.is_none() && write.tls.is_some());
     }
 
     #[test]
     fn somewhere_clients_must_connect() {
-        let contradiction = |arguments: &[&str]| {
-            Cli::try_parse_from([&["planb"], arguments].concat()).unwrap().flags.contradiction().is_some()
-        };
         assert!(contradiction(&["--listen=disabled"]));
         assert!(contradiction(&["--listen=disabled", "--tls-listen=:443", "--engine=sni"]));
         assert!(!contradiction(&["--listen=disabled", "--tls-listen=:443"]));
@@ -607,6 +517,25 @@ mod tests {
                 assert!(problem.is_some_and(|text| text.starts_with(&flag[..flag.find('=').unwrap()])), "{flag}");
             }
         }
+    }
+
+    #[test]
+    fn a_secret_is_not_easily_guessed() {
+        assert!(contradiction(&["--tls-ticket-secret=fifteen letters"]));
+        assert!(!contradiction(&["--tls-ticket-secret=sixteen letters!"]));
+    }
+
+    #[test]
+    fn a_login_must_make_sense() {
+        assert!(contradiction(&["--read-redis-password=a", "--read-redis-password-file=b"]));
+        assert!(contradiction(&["--write-redis-password=a", "--write-redis-password-file=b"]));
+        assert!(contradiction(&["--read-redis-tls-ca=ca.pem"]));
+        assert!(contradiction(&["--write-redis-tls-ca=ca.pem", "--write-redis-tls=false"]));
+        assert!(contradiction(&["--read-redis-tls", "--read-redis-network=unix", "--read-redis-host=/run/redis.sock"]));
+        assert!(contradiction(&["--read-redis-tls", "--read-redis-host=not a name"]));
+        assert!(!contradiction(&["--read-redis-password=", "--read-redis-password-file=b"]));
+        assert!(!contradiction(&["--read-redis-password=a", "--write-redis-password-file=b"]));
+        assert!(!contradiction(&["--read-redis-tls", "--read-redis-tls-ca=ca.pem", "--read-redis-host=::1"]));
     }
 
     #[test]
@@ -654,7 +583,6 @@ mod tests {
             ["--reconcile-interval", "0s"],
             ["--engine", "nginx"],
             ["--tls-preset", "weak"],
-            ["--tls-ticket-secret", "short"],
             ["--tls-ticket-rotation", "49h"],
             ["--tls-client-ca", "ca.pem"],
             ["--read-redis-sentinel-addrs", ""],

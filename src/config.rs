@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use crate::{proxy, store, sync, telemetry::LogTarget, tls};
+use crate::{proxy, secret::Secret, store, sync, telemetry::LogTarget, tls};
 
 /// The whole configuration.
 #[derive(Clone, Debug)]
@@ -49,14 +49,4 @@ pub struct Tls {
     pub ticket_rotation: Duration,
     /// What ticket keys are sealed with on the write Redis. Without it they are not shared.
     pub ticket_secret: Option<Secret>,
-}
-
-/// Text that no log or dump may show.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(pub String);
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("(secret)")
-    }
 }

@@ -10,6 +10,7 @@
 //! | [`proxy`] | from an accepted connection to a finished response |
 //! | [`tls`] | which certificate answers which name; presets, ticket keys, the reader of a ClientHello |
 //! | [`telemetry`] | metrics, access log, error log, the operators' listener |
+//! | [`roots`], [`secret`] | whose certificates are believed; text that is never shown |
 //! | [`demo`] | the main job before one's eyes, on this machine alone |
 //!
 //! One task, the [`sync::Syncer`], keeps an immutable [`routing::Snapshot`] current. Requests read it through
@@ -23,7 +24,9 @@ pub mod config;
 pub mod demo;
 pub mod drain;
 pub mod proxy;
+pub mod roots;
 pub mod routing;
+pub mod secret;
 pub mod store;
 pub mod sync;
 pub mod telemetry;

@@ -16,7 +16,8 @@ use tracing::warn;
 
 use super::endless;
 use crate::{
-    config::{self, Secret},
+    config,
+    secret::Secret,
     store::Place,
     sync::{self, FolderSyncer, Stock, TicketSyncer},
     telemetry::Metrics,

@@ -47,7 +47,7 @@ pub fn run() -> anyhow::Result<()> {
         &format!("--write-redis-port={master_port}"),
         &format!("--access-log={}", access_log.display()),
     ])?
-    .into_config();
+    .into_config()?;
     let telemetry = Telemetry::init()?;
     if interrupts.came() {
         return Ok(());

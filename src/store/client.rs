@@ -11,17 +11,38 @@ use fred::{
     },
 };
 
-use super::StoreError;
+use super::{StoreError, login::Login, tls::Tls};
 
 /// A Redis server and how to log in to it.
 #[derive(Clone)]
 pub struct Server {
     /// Where it is.
     pub address: Address,
-    /// The password for AUTH.
-    pub password: Option<String>,
+    /// Whom it knows us as.
+    pub login: Login,
+    /// How it is spoken to over TLS; only one with a host and a port is.
+    pub tls: Option<Tls>,
     /// The database for SELECT.
     pub database: u8,
+}
+
+/// How any of several servers that are alike is logged in to.
+#[derive(Clone, Default)]
+pub struct Access {
+    /// See [`Server::login`].
+    pub login: Login,
+    /// See [`Server::tls`].
+    pub tls: Option<Tls>,
+    /// See [`Server::database`].
+    pub database: u8,
+}
+
+impl Access {
+    /// To the server there.
+    pub fn to(&self, address: &Address) -> Server {
+        let Self { login, tls, database } = self.clone();
+        Server { address: address.clone(), login, tls, database }
+    }
 }
 
 /// Where a Redis server listens.
@@ -64,12 +85,16 @@ impl Connection {
 
     /// As [`Connection::open`], with another limit for connecting and for logging in.
     pub async fn open_within(limit: Duration, server: &Server, messages: usize) -> Result<Self, StoreError> {
+        let password = server.login.password().await;
+        let password = password.map_err(|cause| StoreError::PasswordFile { server: server.to_string(), cause })?;
         let config = Config {
             server: match &server.address {
                 Address::Tcp(host, port) => ServerConfig::new_centralized(host.as_str(), *port),
                 Address::Unix(path) => ServerConfig::Unix { path: path.clone() },
             },
-            password: server.password.clone(),
+            username: server.login.user.clone(),
+            password: password.map(|password| password.0),
+            tls: server.tls.as_ref().map(|tls| tls.connector().into()),
             database: Some(server.database).filter(|&database| database != 0),
             fail_fast: true,
             ..Config::default()

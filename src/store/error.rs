@@ -2,6 +2,8 @@
 
 use fred::error::{Error as FredError, ErrorKind};
 
+use super::login::PasswordFileError;
+
 /// A failed conversation with one Redis server. Every message names the server.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -13,13 +15,39 @@ pub enum StoreError {
         /// What the client library said.
         source: FredError,
     },
-    /// The server refused the password, or wants one.
-    #[error("Redis at {server} refuses the password: {source}")]
+    /// The server is to speak TLS, but does not.
+    #[error("Redis at {server} completes no TLS handshake, perhaps because it speaks none on this port: {cause}")]
+    NotTls {
+        /// The server.
+        server: String,
+        /// What the client library said.
+        cause: FredError,
+    },
+    /// The server's certificate is signed by a stranger, for another name, or too old.
+    #[error("Redis at {server} shows a certificate that cannot be verified: {cause}")]
+    Certificate {
+        /// The server.
+        server: String,
+        /// What the client library said.
+        cause: FredError,
+    },
+    /// The password cannot be known.
+    #[error("Redis at {server} cannot be logged in to: {cause}")]
+    PasswordFile {
+        /// The server.
+        server: String,
+        /// What is wrong with its file.
+        cause: PasswordFileError,
+    },
+    /// The server refused the user or the password, or wants one.
+    #[error("Redis at {server} refuses {}: {cause}", login_of(.user.as_ref()))]
     Credentials {
         /// The server.
         server: String,
+        /// The user that it does not let in, where that is not its default user.
+        user: Option<String>,
         /// The server's words.
-        source: FredError,
+        cause: FredError,
     },
     /// There is no such database.
     #[error("Redis at {server} has no database {database}: {source}")]
@@ -105,9 +133,19 @@ impl StoreError {
         let name = server.to_string();
         let details = source.details();
         match source.kind() {
-            ErrorKind::Auth => Self::Credentials { server: name, source },
+            ErrorKind::Auth => Self::Credentials { server: name, user: server.login.user.clone(), cause: source },
             // How Redis before 6 refuses a wrong password.
-            _ if details.starts_with("ERR invalid password") => Self::Credentials { server: name, source },
+            _ if details.starts_with("ERR invalid password") => {
+                Self::Credentials { server: name, user: server.login.user.clone(), cause: source }
+            }
+            // These come as the text of an error of the socket's.
+            _ if server.tls.is_some() && details.contains("InvalidCertificate(") => {
+                Self::Certificate { server: name, cause: source }
+            }
+            // A server that speaks plainly waits for the end of what it takes for a line, or answers it.
+            kind if server.tls.is_some() && (*kind == ErrorKind::Timeout || details.contains("InvalidMessage(")) => {
+                Self::NotTls { server: name, cause: source }
+            }
             _ if details.contains("DB index") => Self::Database { server: name, database: server.database, source },
             _ if details.starts_with("LOADING") => {
                 Self::NotReady { server: name, reason: "it is loading its data set into memory" }
@@ -116,9 +154,12 @@ impl StoreError {
                 Self::NotReady { server: name, reason: "it has lost its master and may not serve stale data" }
             }
             _ if details.starts_with("READONLY") => Self::NotMaster { server: name },
-            ErrorKind::IO | ErrorKind::Canceled | ErrorKind::Timeout | ErrorKind::Routing | ErrorKind::Protocol => {
-                Self::Connection { server: name, source }
-            }
+            ErrorKind::IO
+            | ErrorKind::Tls
+            | ErrorKind::Canceled
+            | ErrorKind::Timeout
+            | ErrorKind::Routing
+            | ErrorKind::Protocol => Self::Connection { server: name, source },
             _ => Self::Refused { server: name, source },
         }
     }
@@ -126,9 +167,13 @@ impl StoreError {
     /// Whether the configuration is at fault, so that trying again cannot help.
     pub fn is_misconfiguration(&self) -> bool {
         match self {
-            Self::Credentials { .. } | Self::Database { .. } => true,
+            Self::Credentials { .. } | Self::PasswordFile { .. } | Self::Database { .. } => true,
             Self::Sentinels { source, .. } => source.is_misconfiguration(),
             _ => false,
         }
     }
+}
+
+fn login_of(user: Option<&String>) -> String {
+    user.map_or_else(|| "the password".to_owned(), |user| format!("the user {user:?} or the password"))
 }

@@ -8,17 +8,21 @@
 
 mod client;
 mod error;
+mod login;
 mod schema;
 mod sentinel;
 mod session;
+mod tls;
 mod vitals;
 mod writer;
 
-pub use client::{Address, Server};
+pub use client::{Access, Address, Server};
 pub use error::StoreError;
+pub use login::{Login, Password};
 pub use schema::{CertificateHash, CertificateRecord, DeadNotice, DeadSet, List, Record};
-pub use sentinel::{Found, Login, Moved, Place, Purpose, Sentinels, Watch};
+pub use sentinel::{Found, Moved, Place, Purpose, Sentinels, Watch};
 pub use session::{Change, Page, Pattern, Session};
+pub use tls::{Tls, TlsError};
 pub use vitals::{Backlog, Doubt, Identity, Notifications, Role, Vitals};
 pub use writer::WriteSession;
 

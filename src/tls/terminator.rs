@@ -9,10 +9,11 @@ use std::{
 use arc_swap::ArcSwap;
 use aws_lc_rs::digest::{Context, SHA256};
 use rustls::{
-    RootCertStore, ServerConfig,
-    pki_types::{CertificateDer, pem::PemObject},
+    ServerConfig,
     server::{NoServerSessionStorage, WebPkiClientVerifier},
 };
+
+use crate::roots;
 
 use super::{
     Certificates, KeyRing,
@@ -113,7 +114,7 @@ fn build(config: &Config, certificates: &Certificates, ring: &Arc<KeyRing>) -> R
             let text = read(&ca.path)?;
             policy.update(&[u8::from(ca.required)]);
             policy.update(&text);
-            let roots = authorities(&ca.path, &text)?;
+            let roots = roots::from_pem(&text).map_err(|error| unusable(&ca.path, &error))?;
             let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
             let verifier = if ca.required { verifier } else { verifier.allow_unauthenticated() };
             let verifier = verifier.build().map_err(|error| unusable(&ca.path, &error))?;
@@ -125,15 +126,6 @@ fn build(config: &Config, certificates: &Certificates, ring: &Arc<KeyRing>) -> R
     settings.ticketer = ring.tickets(policy.finish().as_ref().to_vec());
     settings.session_storage = Arc::new(NoServerSessionStorage {});
     Ok(settings)
-}
-
-fn authorities(path: &Path, text: &[u8]) -> Result<RootCertStore, TlsError> {
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(text) {
-        let certificate = certificate.map_err(|error| unusable(path, &error))?;
-        roots.add(certificate).map_err(|error| unusable(path, &error))?;
-    }
-    if roots.is_empty() { Err(unusable(path, &"there is no certificate")) } else { Ok(roots) }
 }
 
 fn unusable(path: &Path, reason: &dyn std::fmt::Display) -> TlsError {

@@ -27,6 +27,7 @@ mod malformed;
 mod marks;
 mod metrics;
 mod passthrough;
+mod redis_login;
 mod reports;
 mod selection;
 mod sentinel;

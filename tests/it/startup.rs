@@ -57,6 +57,12 @@ fn a_wrong_command_line_is_one_clear_line() {
 }
 
 #[test]
+fn a_secret_that_is_too_short_is_not_quoted() {
+    let line = refusal(&["--tls-ticket-secret", "sesame"]);
+    assert!(line.contains("--tls-ticket-secret has fewer than 16 characters") && !line.contains("sesame"), "{line}");
+}
+
+#[test]
 fn a_wrong_environment_is_one_clear_line() {
     let (code, stdout, log) = run(&[], &[("PLANB_REQUEST_TIMEOUT", "soon")]);
     assert_eq!((code, stdout.len(), log.len()), (Some(2), 0, 1), "{log:?}");
@@ -149,6 +155,14 @@ fn help_tells_of_every_flag_there_is_and_of_no_other() {
         "read-redis-sentinel-role",
         "read-redis-password",
         "write-redis-password",
+        "read-redis-username",
+        "write-redis-username",
+        "read-redis-password-file",
+        "write-redis-password-file",
+        "read-redis-tls",
+        "write-redis-tls",
+        "read-redis-tls-ca",
+        "write-redis-tls-ca",
         "read-redis-db",
         "write-redis-db",
         "access-log",

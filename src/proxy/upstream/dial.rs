@@ -10,7 +10,7 @@ use std::{
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rustls::{
-    ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    ClientConfig, DigitallySignedStruct, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::{WebPkiSupportedAlgorithms, aws_lc_rs, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, ServerName, UnixTime},
@@ -18,7 +18,7 @@ use rustls::{
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, TlsStream};
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::{
     io::UpstreamIo,
@@ -26,6 +26,7 @@ use super::{
 };
 use crate::{
     proxy::{error::ProxyError, transport::Transport},
+    roots,
     routing::{Origin, OriginHost},
 };
 
@@ -138,7 +139,7 @@ impl BackendTls {
         let builder =
             ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
         let mut config = if verify {
-            builder.with_root_certificates(roots()).with_no_client_auth()
+            builder.with_root_certificates(roots::public()).with_no_client_auth()
         } else {
             let verifier = Arc::new(NoVerification(provider.signature_verification_algorithms));
             builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()
@@ -146,16 +147,6 @@ impl BackendTls {
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Self(TlsConnector::from(Arc::new(config))))
     }
-}
-
-fn roots() -> RootCertStore {
-    let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-    let system = rustls_native_certs::load_native_certs();
-    for error in &system.errors {
-        warn!(%error, "some of the system's certificates cannot be read; backends are verified without them");
-    }
-    roots.add_parsable_certificates(system.certs);
-    roots
 }
 
 /// Accepts any certificate, for backends that sign their own. Signatures are still checked, so that the connection is at

@@ -18,7 +18,7 @@ use fred::{interfaces::ClientLike, types::InfoKind};
 use tokio::{task::JoinSet, time};
 
 use super::{
-    Address, Role, Server, StoreError, Vitals,
+    Access, Address, Role, Server, StoreError, Vitals,
     client::{Connection, NO_SUBSCRIPTION},
 };
 
@@ -101,17 +101,8 @@ pub struct Sentinels {
     addresses: Arc<[Server]>,
     name: String,
     purpose: Purpose,
-    login: Login,
+    access: Access,
     memory: Arc<Memory>,
-}
-
-/// How to log in to the server that is found.
-#[derive(Clone)]
-pub struct Login {
-    /// The password for AUTH.
-    pub password: Option<String>,
-    /// The database for SELECT.
-    pub database: u8,
 }
 
 /// What one server was found by.
@@ -122,10 +113,10 @@ struct Finding {
 
 impl Sentinels {
     /// The sentinels at these addresses, which know the master by `name`. There must be at least one.
-    pub fn new(addresses: Vec<Server>, name: String, purpose: Purpose, login: Login) -> Self {
+    pub fn new(addresses: Vec<Server>, name: String, purpose: Purpose, access: Access) -> Self {
         let [first, ..] = *uuid::Uuid::new_v4().as_bytes();
         let memory = Memory { preference: first.into(), learnt: Mutex::default() };
-        Self { addresses: addresses.into(), name, purpose, login, memory: Arc::new(memory) }
+        Self { addresses: addresses.into(), name, purpose, access, memory: Arc::new(memory) }
     }
 
     async fn find(&self) -> Result<Finding, StoreError> {
@@ -268,8 +259,7 @@ impl Sentinels {
     }
 
     fn server(&self, address: &Address) -> Server {
-        let Login { password, database } = self.login.clone();
-        Server { address: address.clone(), password, database }
+        self.access.to(address)
     }
 }
 

@@ -207,18 +207,19 @@ const CONTRADICTION_LIMIT: Duration = Duration::from_secs(10);
 #[cfg(test)]
 mod tests {
     use super::{
-        super::{Address, Login},
+        super::{Access, Address},
         *,
     };
 
     fn server(port: u16) -> Server {
-        Server { address: Address::Tcp("10.0.0.1".to_owned(), port), password: None, database: 0 }
+        Access::default().to(&Address::Tcp("10.0.0.1".to_owned(), port))
     }
 
     /// A writer that found the server with port 1 by the second fail-over.
     fn watched() -> Watched {
-        let login = Login { password: None, database: 0 };
-        let sentinels = Sentinels::new(vec![server(91), server(92), server(93)], "m".to_owned(), Purpose::Write, login);
+        let access = Access::default();
+        let sentinels =
+            Sentinels::new(vec![server(91), server(92), server(93)], "m".to_owned(), Purpose::Write, access);
         Watched { sentinels, server: server(1), epoch: 2, contradicted: None }
     }
 

@@ -20,7 +20,7 @@ pub use backend::{Backend, Exchange};
 pub use client::{Client, Response, get};
 pub use hello::{hello, hello_message, record};
 pub use http2::{Http2, Stream};
-pub use planb::Planb;
+pub use planb::{Planb, PlanbBuilder};
 pub use sentinel::{MASTER_NAME, Sentinels};
 pub use tls::{Authority, OpensslServer, Pair, connect_tls, curl, s_client, shown};
 
