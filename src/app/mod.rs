@@ -50,8 +50,12 @@ pub struct Started {
 /// When it cannot start, or when a part that must not end has ended.
 pub fn run(config: Config, telemetry: &Telemetry, started: impl FnOnce(Started)) -> anyhow::Result<()> {
     // Requests have threads of their own; what is left to this runtime is Redis, metrics and signals.
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("control").enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("control")
+        .thread_stack_size(CONTROL_STACK)
+        .enable_all()
+        .build()?;
     let result = runtime.block_on(supervise(config, telemetry, started));
     runtime.shutdown_background();
     result
@@ -225,6 +229,9 @@ fn connection_limit(wanted: usize) -> io::Result<usize> {
     let half = descriptors.saturating_sub(RESERVED_DESCRIPTORS) / 2;
     Ok(usize::try_from(half).unwrap_or(usize::MAX).max(1))
 }
+
+/// Bytes of stack. The Redis client's futures are large, and nested some ten deep.
+const CONTROL_STACK: usize = 16 * 1024 * 1024;
 
 /// Descriptors kept for Redis, logs, metrics and the runtimes.
 const RESERVED_DESCRIPTORS: u64 = 64;

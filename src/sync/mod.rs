@@ -211,7 +211,7 @@ impl Syncer {
             Ok(opened) => opened,
             Err(error) => return Ended::Failed(error),
         };
-        match self.follow(&mut session, &mut watch).await {
+        match Box::pin(self.follow(&mut session, &mut watch)).await {
             Ok(never) => match never {},
             Err(ended) => ended,
         }
@@ -365,7 +365,7 @@ impl Syncer {
             self.take(session, step).await?;
             dirty.collect(session)?;
         }
-        self.settle(session, &sweep, held, None).await?;
+        Box::pin(self.settle(session, &sweep, held, None)).await?;
         self.table.spare_marks(false);
         self.publish();
         let frontends = self.metrics.frontends.get();
@@ -476,7 +476,7 @@ impl Syncer {
     /// Before anything is removed: makes sure that the server has not just become another one. A replica that copies a new
     /// master is empty without an event, and for less than a heartbeat.
     async fn verify(&self, session: &mut Session, is_removal: bool) -> Result<(), Ended> {
-        if is_removal && let Some(doubt) = session.beat().await? {
+        if is_removal && let Some(doubt) = Box::pin(session.beat()).await? {
             return Err(Ended::Doubted(doubt));
         }
         Ok(())
@@ -523,7 +523,7 @@ impl Syncer {
     async fn sweep(&mut self, session: &mut Session, sweep: &mut Sweep, dirty: &mut Dirty) -> Result<bool, Ended> {
         let Some(step) = sweep.step(session).await? else {
             let held = self.held();
-            self.settle(session, sweep, held, Some(dirty)).await?;
+            Box::pin(self.settle(session, sweep, held, Some(dirty))).await?;
             self.publish();
             return Ok(true);
         };
