@@ -2,8 +2,10 @@
 
 CARGO ?= cargo
 FUZZ_SECONDS ?= 60
+CHAOS_SEEDS ?= 1 2 3
+CHAOS_SECONDS ?= 120
 
-.PHONY: help setup build demo test bench bench-tls bench-latency bench-certificates bench-outages bench-table fuzz deny
+.PHONY: help setup build demo test bench bench-tls bench-latency bench-certificates bench-outages bench-table chaos fuzz deny
 
 help:
 	@echo "make demo                see it work: a private Redis, two backends, the proxy, a live edit"
@@ -15,6 +17,7 @@ help:
 	@echo "make bench-certificates  100,000 certificates in Redis: the start, memory, rotation"
 	@echo "make bench-outages       what a loss of Redis costs: requests, time, processor time, memory"
 	@echo "make bench-table         the routing table alone, at 1,000 and 1,000,000 hosts"
+	@echo "make chaos               random faults of Redis and the network while clients ask, CHAOS_SEEDS=\"1 2 3\", CHAOS_SECONDS=120 each"
 	@echo "make deny                licences, advisories and duplicates among the dependencies"
 	@echo "make fuzz                each reader of foreign bytes against random ones, for FUZZ_SECONDS=60 each"
 
@@ -51,6 +54,11 @@ bench-outages: build
 
 bench-table: setup
 	$(CARGO) bench --locked --bench table
+
+chaos: setup
+	@for seed in $(CHAOS_SEEDS); do \
+		$(CARGO) bench --locked --bench chaos -- --seed $$seed --seconds $(CHAOS_SECONDS) || exit 1; \
+	done
 
 deny:
 	@command -v cargo-deny >/dev/null 2>&1 || $(CARGO) install --locked cargo-deny

@@ -319,7 +319,7 @@ impl Syncer {
                     self.catch_up(session, &mut dirty).await?;
                 }
                 _ = heartbeat.tick() => {
-                    let polled = is_polling(session);
+                    let polled = self.metrics.polling.get() == 1;
                     if let Some(doubt) = session.beat().await? {
                         return Err(Ended::Doubted(doubt));
                     }
@@ -546,7 +546,12 @@ impl Syncer {
                 self.stock.as_ref().map(|stock| stock.differing(records)).unwrap_or_default()
             }
         };
-        if suspects.is_empty() || is_polling(session) {
+        if suspects.is_empty() {
+            return Ok(());
+        }
+        // What changes everything in silence is the heartbeat's to find, and no drift.
+        self.verify(session, true).await?;
+        if is_polling(session) {
             return Ok(());
         }
         session.barrier().await?;
@@ -620,7 +625,8 @@ impl Syncer {
     }
 
     fn sweep_interval(&self, session: &Session) -> Duration {
-        if is_polling(session) { POLL } else { self.config.reconcile_every }
+        // While something is held, data that has come back is soon noticed.
+        if is_polling(session) || self.trust.holds_until().is_some() { POLL } else { self.config.reconcile_every }
     }
 }
 

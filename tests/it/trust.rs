@@ -57,7 +57,7 @@ fn a_master_that_restarts_empty_takes_no_route_away_until_the_grace_is_over() {
 
 #[test]
 fn data_that_comes_back_ends_the_hold_without_a_trace() {
-    let (mut stack, backend) = loaded(&["--shrink-grace=1h", "--reconcile-interval=200ms"]);
+    let (mut stack, backend) = loaded(&["--shrink-grace=1h"]);
     stack.lose_data();
     wait_until("the loss is noticed", || stack.held() == HOSTS as u64);
     for number in 1..HOSTS {
