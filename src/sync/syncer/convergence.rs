@@ -1,0 +1,182 @@
+//! Bringing the table into line with what walks through Redis find, and with what they do not.
+
+use std::collections::HashSet;
+
+use tracing::warn;
+
+use super::{Ended, Syncer, is_polling};
+use crate::{
+    store::{CertificateRecord, Session},
+    sync::{
+        Stock,
+        dirty::Dirty,
+        reconcile::excerpt,
+        sweep::{Missing, Step, Sweep},
+        trust::{Evidence, Judgement},
+    },
+};
+
+impl Syncer {
+    /// One step of a proof of convergence; returns whether that was the last. Differences that no event announces are
+    /// mended, and counted unless there are no events to announce them.
+    pub(super) async fn sweep(
+        &mut self,
+        session: &mut Session,
+        sweep: &mut Sweep,
+        dirty: &mut Dirty,
+    ) -> Result<bool, Ended> {
+        let Some(step) = sweep.step(session).await? else {
+            let held = self.held();
+            Box::pin(self.settle(session, sweep, held, Some(dirty))).await?;
+            self.publish();
+            return Ok(true);
+        };
+        self.count_drift(session, &step, dirty).await?;
+        if self.take(session, step).await? {
+            self.publish();
+            self.has_changed();
+        }
+        Ok(false)
+    }
+
+    /// Decides about what a walk, which is over, has not met; there were so many frontends and certificates before it.
+    pub(super) async fn settle(
+        &mut self,
+        session: &mut Session,
+        sweep: &Sweep,
+        held: [usize; 2],
+        dirty: Option<&mut Dirty>,
+    ) -> Result<(), Ended> {
+        let missing = sweep.missing(&self.table, self.stock.as_ref());
+        let [frontends, certificates] = held;
+        let evidence = [
+            Evidence { held: frontends, lost: missing.frontends.len(), found: sweep.frontends_met() },
+            Evidence { held: certificates, lost: missing.certificates.len(), found: sweep.certificates_met() },
+        ];
+        // A walk that leaves certificates out says nothing of them.
+        let evidence = if sweep.has_certificates() { &evidence[..] } else { &evidence[..1] };
+        match self.trust.judge(session.identity(), evidence, self.clock.now()) {
+            Judgement::Believe => {
+                self.metrics.held.set(0);
+                self.take_missing(session, missing, dirty).await
+            }
+            Judgement::Hold { until, is_new } => {
+                let lost = missing.frontends.len() + missing.certificates.len();
+                self.metrics.held.set(i64::try_from(lost).unwrap_or(i64::MAX));
+                if is_new {
+                    warn!(
+                        server = %session.server(),
+                        "this is not the Redis that was loaded from, or it has restarted, and {} of {frontends} frontends \
+                         are missing there; keeping them for {:?} (--shrink-grace)",
+                        missing.frontends.len(),
+                        self.clock.now().until(until),
+                    );
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Applies one step of a walk; returns whether the routes have changed.
+    pub(super) async fn take(&mut self, session: &mut Session, step: Step) -> Result<bool, Ended> {
+        match step {
+            Step::Hosts(records) => {
+                self.verify(session, records.iter().any(|record| self.table.would_remove(record))).await?;
+                Ok(records.iter().fold(false, |changed, record| self.apply(record) | changed))
+            }
+            Step::Certificates(records) => {
+                self.take_certificates(session, records).await?;
+                Ok(false)
+            }
+        }
+    }
+
+    /// Reads what a walk has not met once more, and applies it; with `dirty`, what no event announces is counted.
+    async fn take_missing(
+        &mut self,
+        session: &mut Session,
+        missing: Missing,
+        mut dirty: Option<&mut Dirty>,
+    ) -> Result<(), Ended> {
+        let hosts: HashSet<String> = missing.frontends.into_iter().chain(missing.dead_sets).collect();
+        let hosts: Vec<String> = hosts.into_iter().collect();
+        let hosts = hosts.chunks(PAGE).map(|page| (page, true));
+        for (page, is_hosts) in hosts.chain(missing.certificates.chunks(PAGE).map(|page| (page, false))) {
+            let step = if is_hosts {
+                Step::Hosts(session.read(page.to_vec()).await?)
+            } else {
+                Step::Certificates(session.certificates(page).await?)
+            };
+            if let Some(dirty) = &mut dirty {
+                self.count_drift(session, &step, dirty).await?;
+            }
+            self.take(session, step).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn take_certificates(
+        &mut self,
+        session: &mut Session,
+        records: Vec<CertificateRecord>,
+    ) -> Result<(), Ended> {
+        let removes = |stock: &Stock| records.iter().any(|record| stock.would_remove(record));
+        self.verify(session, self.stock.as_ref().is_some_and(removes)).await?;
+        if let Some(stock) = &mut self.stock {
+            stock.apply(records).await;
+        }
+        Ok(())
+    }
+
+    /// Before anything is removed: makes sure that the server has not just become another one. A replica that copies a new
+    /// master is empty without an event, and for less than a heartbeat.
+    pub(super) async fn verify(&self, session: &mut Session, is_removal: bool) -> Result<(), Ended> {
+        if is_removal && let Some(doubt) = Box::pin(session.beat()).await? {
+            return Err(Ended::Doubted(doubt));
+        }
+        Ok(())
+    }
+
+    /// Counts what differs from Redis although nothing has announced, or is about to announce, a change.
+    async fn count_drift(&mut self, session: &mut Session, step: &Step, dirty: &mut Dirty) -> Result<(), Ended> {
+        let suspects: Vec<String> = match step {
+            Step::Hosts(records) => {
+                let differing = records.iter().filter(|record| self.table.differs(record));
+                differing.map(|record| record.host.clone()).collect()
+            }
+            Step::Certificates(records) => {
+                self.stock.as_ref().map(|stock| stock.differing(records)).unwrap_or_default()
+            }
+        };
+        if suspects.is_empty() {
+            return Ok(());
+        }
+        // What changes everything in silence is the heartbeat's to find, and no drift.
+        self.verify(session, true).await?;
+        if is_polling(session) {
+            return Ok(());
+        }
+        session.barrier().await?;
+        dirty.collect(session)?;
+        for name in suspects {
+            let (what, is_announced) = match step {
+                Step::Hosts(_) => ("routing table", dirty.contains(&name)),
+                Step::Certificates(_) => ("certificates", dirty.contains_certificate(&name)),
+            };
+            if !is_announced {
+                self.metrics.drift.inc();
+                let name = &*excerpt(&name);
+                warn!(name, "the {what} had drifted from Redis without an event");
+            }
+        }
+        Ok(())
+    }
+
+    /// How many frontends and certificates there are.
+    pub(super) fn held(&self) -> [usize; 2] {
+        [self.table.frontend_hosts().count(), self.stock.as_ref().map_or(0, |stock| stock.names().count())]
+    }
+}
+
+/// Keys that are read in one round trip because a walk has not met them.
+const PAGE: usize = 1_000;

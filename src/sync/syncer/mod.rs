@@ -1,0 +1,398 @@
+//! The routing table's single writer.
+
+mod convergence;
+mod keeping;
+
+use std::{
+    collections::HashSet,
+    convert::Infallible,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    sync::oneshot,
+    time::{self, MissedTickBehavior},
+};
+use tracing::{info, warn};
+
+use super::{
+    Config, Stock, Table,
+    dirty::Dirty,
+    patience::Patience,
+    reconcile::excerpt,
+    snapshot_file::{SnapshotFile, Turn},
+    sweep::Sweep,
+    trust::Trust,
+    whereabouts::{Home, Move, Whereabouts},
+};
+use crate::{
+    routing::{Clock, Routes},
+    store::{Doubt, Found, Moved, Notifications, Pattern, Record, Session, StoreError, Watch},
+    telemetry::{Metrics, StoreHealth},
+};
+
+/// The task that owns the routing table.
+pub struct Syncer {
+    config: Config,
+    routes: Routes,
+    clock: Clock,
+    metrics: Arc<Metrics>,
+    health: Arc<StoreHealth>,
+    table: Table,
+    /// Where Redis is the source of certificates.
+    stock: Option<Stock>,
+    trust: Trust,
+    file: Option<SnapshotFile>,
+    /// Hosts whose malformed values have been logged.
+    complained: HashSet<String>,
+    loaded: Option<oneshot::Sender<()>>,
+    whereabouts: Whereabouts,
+}
+
+/// Why a session was given up.
+enum Ended {
+    Failed(StoreError),
+    Doubted(Doubt),
+    /// What Redis does not mention has been held for long enough.
+    GraceOver,
+    /// A table from a file has waited long enough for Redis.
+    WaitOver,
+    Moved(Moved),
+}
+
+impl From<StoreError> for Ended {
+    fn from(error: StoreError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl Syncer {
+    /// A syncer that publishes to `routes`, and tells `loaded` when the first snapshot is in force. With a `stock`, it keeps
+    /// certificates in step with Redis too.
+    pub fn new(
+        config: Config,
+        routes: Routes,
+        clock: Clock,
+        metrics: Arc<Metrics>,
+        health: Arc<StoreHealth>,
+        stock: Option<Stock>,
+        loaded: oneshot::Sender<()>,
+    ) -> Self {
+        Self {
+            trust: Trust::new(config.shrink_grace),
+            file: config.snapshot_file.clone().map(|path| SnapshotFile::new(path, clock)),
+            config,
+            routes,
+            clock,
+            metrics,
+            health,
+            table: Table::default(),
+            stock,
+            complained: HashSet::new(),
+            loaded: Some(loaded),
+            whereabouts: Whereabouts::default(),
+        }
+    }
+
+    /// Follows Redis for ever.
+    ///
+    /// # Errors
+    /// Only before the first load, and only when waiting cannot help: a wrong password or database.
+    pub async fn run(mut self) -> Result<(), StoreError> {
+        let mut patience = Patience::new(LONGEST_PAUSE);
+        let mut serve_at = self.restore().await.then(|| time::Instant::now() + self.config.startup_wait);
+        loop {
+            serve_at = serve_at.filter(|_| self.loaded.is_some());
+            let began = Instant::now();
+            let ended = tokio::select! {
+                ended = self.attempt() => ended,
+                () = wait_until(serve_at) => Ended::WaitOver,
+            };
+            // However often sentinels change their minds, the table is not loaded as often.
+            if self.metrics.connected.get() == 1 && !(matches!(ended, Ended::Moved(_)) && began.elapsed() < SETTLED) {
+                patience.renew();
+            }
+            self.metrics.connected.set(0);
+            let reason = match ended {
+                Ended::Doubted(doubt) => {
+                    let server = self.whereabouts.home().map(|home| &home.server);
+                    info!(server, reason = %doubt, "loading the whole routing table again");
+                    self.whereabouts.leave(doubt.to_string());
+                    continue;
+                }
+                Ended::GraceOver => {
+                    info!("the time of grace is over: loading everything again");
+                    continue;
+                }
+                Ended::WaitOver => {
+                    let routes = self.table.frontend_hosts().count();
+                    warn!(routes, "Redis cannot be used yet: serving the routing table of the snapshot file");
+                    self.publish();
+                    self.announce_load();
+                    continue;
+                }
+                Ended::Moved(moved) => moved.to_string(),
+                Ended::Failed(error) if error.is_misconfiguration() && self.loaded.is_some() => return Err(error),
+                Ended::Failed(error) => {
+                    let problem = error.to_string();
+                    if !patience.is_news(&problem) {
+                        // Said already.
+                    } else if self.loaded.is_some() {
+                        warn!("waiting for Redis: {problem}");
+                    } else {
+                        warn!(frontends = self.metrics.frontends.get(), "{problem}; keeping the last routing table");
+                    }
+                    self.health.impaired(problem.clone());
+                    problem
+                }
+            };
+            self.whereabouts.leave(reason);
+            time::sleep(patience.pause()).await;
+        }
+    }
+
+    /// One session, from its beginning to its end.
+    async fn attempt(&mut self) -> Ended {
+        let patterns: &[Pattern] = match self.stock {
+            None => &[Pattern::Frontends, Pattern::DeadSets],
+            Some(_) => &[Pattern::Frontends, Pattern::DeadSets, Pattern::Certificates],
+        };
+        let opened = async {
+            let Found { server, watch } = self.config.place.find().await?;
+            Ok((Session::open(&server, patterns).await?, watch))
+        };
+        let (mut session, mut watch) = match opened.await {
+            Ok(opened) => opened,
+            Err(error) => return Ended::Failed(error),
+        };
+        match Box::pin(self.follow(&mut session, &mut watch)).await {
+            Ok(never) => match never {},
+            Err(ended) => ended,
+        }
+    }
+
+    /// Tells who waits for it that there is a table to serve; returns whether that is the first.
+    fn announce_load(&mut self) -> bool {
+        // The receiver is gone only when the process is ending.
+        self.loaded.take().map(|loaded| loaded.send(())).is_some()
+    }
+
+    async fn follow(&mut self, session: &mut Session, watch: &mut Watch) -> Result<Infallible, Ended> {
+        let mut dirty = Dirty::default();
+        self.load(session, &mut dirty).await?;
+        self.catch_up(session, &mut dirty).await?;
+
+        let mut heartbeat = time::interval(HEARTBEAT);
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut sweep: Option<Sweep> = None;
+        let mut sweeps = 0u32;
+        let mut sweep_at = time::Instant::now() + self.sweep_interval(session);
+        loop {
+            tokio::select! {
+                () = wait_until(self.grace_ends()) => return Err(Ended::GraceOver),
+                turn = wait_for(self.file.as_mut()) => {
+                    if matches!(turn, Turn::Save) {
+                        self.save();
+                    }
+                }
+                change = session.change() => {
+                    dirty.add(change?);
+                    self.catch_up(session, &mut dirty).await?;
+                }
+                _ = heartbeat.tick() => {
+                    let polled = self.metrics.polling.get() == 1;
+                    if let Some(doubt) = session.beat().await? {
+                        return Err(Ended::Doubted(doubt));
+                    }
+                    self.take_pulse(session);
+                    if session.vitals().stale().is_some() {
+                        watch.doubt();
+                    }
+                    if is_polling(session) && !polled {
+                        sweep_at = time::Instant::now();
+                    }
+                }
+                moved = watch.moved() => return Err(Ended::Moved(moved)),
+                () = time::sleep_until(sweep_at) => {
+                    let began = Instant::now();
+                    let current = sweep.get_or_insert_with(|| {
+                        sweeps = sweeps.wrapping_add(1);
+                        let is_thorough = is_polling(session) || self.trust.holds_until().is_some();
+                        let has_turn = sweeps.is_multiple_of(CERTIFICATES_EVERY);
+                        Sweep::at_leisure(self.stock.is_some() && (is_thorough || has_turn))
+                    });
+                    if self.sweep(session, current, &mut dirty).await? {
+                        sweep = None;
+                        sweep_at = time::Instant::now() + self.sweep_interval(session);
+                    } else {
+                        sweep_at = time::Instant::now() + began.elapsed() * SWEEP_REST;
+                    }
+                    self.catch_up(session, &mut dirty).await?;
+                }
+            }
+        }
+    }
+
+    /// Loads everything, collecting what changes meanwhile, and publishes it as one snapshot.
+    async fn load(&mut self, session: &mut Session, dirty: &mut Dirty) -> Result<(), Ended> {
+        let began = Instant::now();
+        let vitals = session.vitals();
+        let home = Home { server: session.server().to_string(), history: vitals.replication_id.clone() };
+        let is_another = self.whereabouts.home().is_some_and(|before| *before != home);
+        self.table.spare_marks(self.config.place.is_movable() && is_another);
+        let mut sweep = Sweep::in_haste(self.stock.is_some());
+        let held = self.held();
+        while let Some(step) = sweep.step(session).await? {
+            self.take(session, step).await?;
+            dirty.collect(session)?;
+        }
+        Box::pin(self.settle(session, &sweep, held, None)).await?;
+        self.table.spare_marks(false);
+        self.publish();
+        let frontends = self.metrics.frontends.get();
+        let certificates = self.stock.as_ref().map(Stock::in_service);
+        info!(server = %session.server(), frontends, certificates, took = ?began.elapsed(), "the routing table is loaded");
+        if let Some(Move { from, reason }) = self.whereabouts.arrive(home) {
+            info!(from, to = %session.server(), reason, "following another Redis");
+        }
+        self.metrics.connected.set(1);
+        self.take_pulse(session);
+        self.has_changed();
+        if !self.announce_load() {
+            self.metrics.resyncs.inc();
+        }
+        Ok(())
+    }
+
+    fn grace_ends(&self) -> Option<time::Instant> {
+        let until = self.trust.holds_until()?;
+        Some(time::Instant::now() + self.clock.now().until(until))
+    }
+
+    /// Re-reads the keys that may have changed until none is left, publishing after each batch.
+    async fn catch_up(&mut self, session: &mut Session, dirty: &mut Dirty) -> Result<(), Ended> {
+        dirty.collect(session)?;
+        while let Some(batch) = dirty.take_batch() {
+            let records = session.read(batch.hosts()).await?;
+            self.verify(session, records.iter().any(|record| self.table.would_remove(record))).await?;
+            let mut changed = false;
+            for record in &records {
+                changed |= self.apply(record);
+                for url in batch.notices(&record.host) {
+                    if let Some(dead) = &record.dead {
+                        self.table.remark(&record.host, url, dead, self.clock.now());
+                    }
+                }
+            }
+            if changed {
+                self.publish();
+            }
+            if !batch.certificates.is_empty() {
+                let records = session.certificates(&batch.certificates).await?;
+                self.take_certificates(session, records).await?;
+            }
+            self.has_changed();
+            self.metrics.events.inc_by(batch.events);
+            self.metrics.malformed_records.inc_by(batch.junk);
+            self.metrics.publish_duration.observe(batch.since.elapsed().as_secs_f64());
+            dirty.collect(session)?;
+        }
+        Ok(())
+    }
+
+    /// Applies one record to the table, and logs once what is wrong with it.
+    fn apply(&mut self, record: &Record) -> bool {
+        let applied = self.table.apply(record, self.clock.now());
+        if applied.malformed.is_empty() {
+            // A record that holds only half of what Redis says cannot clear the other half.
+            if record.list.is_some() && record.dead.is_some() {
+                self.complained.remove(&record.host);
+            }
+        } else if self.complained.insert(record.host.clone()) {
+            self.metrics.malformed_records.inc_by(applied.malformed.len() as u64);
+            let rest = applied.malformed.len() - 1;
+            let host = excerpt(&record.host);
+            warn!(host = &*host, "malformed value in Redis: {} (and {rest} more)", applied.malformed[0]);
+        }
+        applied.changed
+    }
+
+    fn publish(&self) {
+        let snapshot = self.table.snapshot();
+        self.metrics.frontends.set(i64::try_from(snapshot.len()).unwrap_or(i64::MAX));
+        self.routes.publish(snapshot);
+    }
+
+    fn take_pulse(&self, session: &Session) {
+        let server = session.server();
+        let (was_polling, polls) = (self.metrics.polling.get() == 1, is_polling(session));
+        match &session.vitals().notifications {
+            Notifications::Off(flags) if !was_polling => warn!(
+                %server,
+                "keyspace notifications are off (notify-keyspace-events is \"{flags}\"), so edits take up to a second or \
+                 more to arrive: run CONFIG SET notify-keyspace-events KA on this server"
+            ),
+            Notifications::Unknown if polls && !was_polling => warn!(
+                %server,
+                "this user may not run CONFIG GET, so whether keyspace notifications are on is known only with the first; \
+                 until then everything is read once a second: they must be set to KA"
+            ),
+            _ if was_polling && !polls => info!(%server, "keyspace notifications are on: following events"),
+            _ => {}
+        }
+        self.metrics.polling.set(i64::from(polls));
+        let problem = match (session.vitals().stale(), self.trust.holds_until()) {
+            (Some(problem), _) => Some(problem.to_owned()),
+            (None, Some(_)) => {
+                Some(format!("it has lost data: {} entries are kept without it", self.metrics.held.get()))
+            }
+            (None, None) => None,
+        };
+        match problem {
+            None => self.health.agreed(self.clock.now()),
+            Some(problem) => self.health.impaired(format!("Redis at {server}: {problem}")),
+        }
+    }
+
+    fn sweep_interval(&self, session: &Session) -> Duration {
+        // While something is held, data that has come back is soon noticed.
+        if is_polling(session) || self.trust.holds_until().is_some() { POLL } else { self.config.reconcile_every }
+    }
+}
+
+fn is_polling(session: &Session) -> bool {
+    session.announces() != Some(true)
+}
+
+async fn wait_for(file: Option<&mut SnapshotFile>) -> Turn {
+    match file {
+        Some(file) => file.ready().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn wait_until(deadline: Option<time::Instant>) {
+    match deadline {
+        Some(deadline) => time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// How often the session is examined. Silent changes are noticed within this and the time of one load.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// Only each so-manieth proof of convergence takes in the certificates, which weigh a hundred times what lists do.
+const CERTIFICATES_EVERY: u32 = 10;
+
+/// How often the table is re-read while keyspace notifications are off.
+const POLL: Duration = Duration::from_secs(1);
+
+/// A sweep rests this many times as long as each of its steps took, so that it uses at most a fifth of one Redis core.
+const SWEEP_REST: u32 = 4;
+
+/// A move after less than this is one of several.
+const SETTLED: Duration = Duration::from_secs(10);
+
+/// The longest pause between attempts to reach Redis, jitter aside.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
