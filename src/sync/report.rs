@@ -65,10 +65,12 @@ impl Reporter {
     /// Runs until every sender of marks is gone and what could be written has been.
     ///
     /// # Errors
-    /// Only before the first connection, and only when waiting cannot help: a wrong password or database.
+    /// Only before the first connection and soon after the start, and only when waiting cannot help: a wrong password or
+    /// database. Later, whoever is being served matters more.
     pub async fn run(mut self) -> Result<(), StoreError> {
         let longest = if self.place.is_movable() { LONGEST_SEARCH } else { LONGEST_PAUSE };
         let mut patience = Patience::new(longest);
+        let began = time::Instant::now();
         loop {
             let ended = match self.open().await {
                 Ok((mut session, mut watch)) => {
@@ -79,7 +81,13 @@ impl Reporter {
                         Err(ended) => ended,
                     }
                 }
-                Err(error) if error.is_misconfiguration() && self.whereabouts.home().is_none() => return Err(error),
+                Err(error)
+                    if error.is_misconfiguration()
+                        && self.whereabouts.home().is_none()
+                        && began.elapsed() < STARTING =>
+                {
+                    return Err(error);
+                }
                 Err(error) => Ended::Failed(error),
             };
             let reason = match ended {
@@ -214,6 +222,9 @@ impl Reporter {
 
 /// Marks that may wait, both in the channel from the proxy and, by backend, for the master; and those that are remembered.
 pub const MARK_QUEUE: usize = 10_000;
+
+/// How long a wrong password may end the process.
+const STARTING: Duration = Duration::from_secs(30);
 
 /// The longest pause between attempts to reach the master, jitter aside.
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
