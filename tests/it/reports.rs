@@ -158,6 +158,22 @@ fn a_master_that_is_away_learns_of_marks_when_it_is_back() {
 }
 
 #[test]
+fn a_master_without_memory_learns_of_marks_when_it_has_some() {
+    let split = Split::start(&[]);
+    let (_guard, closed) = closed_port();
+    register(&split.read, &split.planb, "dead.test", &[&closed, &Backend::named("a").url()]);
+    redis(&split.write, &["CONFIG", "SET", "maxmemory", "1"]);
+    for _ in 0..4 {
+        assert_eq!(split.planb.ask("dead.test"), "a");
+    }
+    assert!(split.planb.wait_for_log("dead backends cannot be recorded").contains("OOM"));
+    assert_eq!(split.pending(), 1);
+    redis(&split.write, &["CONFIG", "SET", "maxmemory", "0"]);
+    wait_until("the mark is recorded", || members(&split.write, "dead.test") == "0");
+    wait_until("nothing is pending", || split.pending() == 0);
+}
+
+#[test]
 fn a_master_that_answers_nothing_delays_no_request() {
     let split = Split::start(&[]);
     let (_guard, closed) = closed_port();

@@ -66,6 +66,37 @@ fn a_frozen_replica_is_noticed_and_its_routes_stay() {
 }
 
 #[test]
+fn a_redis_that_loads_its_data_is_waited_for_while_routes_stay() {
+    let mut stack = Stack::start(&[]);
+    stack.route("loading.test", &[&Backend::named("a")]);
+    for number in 0..40 {
+        redis(&stack.master, &["SETRANGE", &format!("ballast-{number}"), "4000", "1"]);
+    }
+    stack.settle();
+    // Microseconds for each key, and how often clients are heard meanwhile.
+    let slowly = [
+        "--key-load-delay",
+        "50000",
+        "--loading-process-events-interval-bytes",
+        "1024",
+        "--notify-keyspace-events",
+        "KA",
+    ];
+    redis(&stack.replica, &["CONFIG", "SET", "rdbcompression", "no"]);
+    redis(&stack.replica, &["SAVE"]);
+    stack.replica.kill();
+    let Stack { planb, replica, .. } = &mut stack;
+    std::thread::scope(|scope| {
+        scope.spawn(move || replica.restart(&slowly).unwrap());
+        planb.wait_for_log("it is loading its data set");
+        assert_eq!(planb.ask("loading.test"), "a");
+        assert!(ping_fails(planb).contains("loading"));
+    });
+    pings(planb);
+    assert_eq!(planb.ask("loading.test"), "a");
+}
+
+#[test]
 fn a_replica_without_its_master_serves_on_and_ping_says_why() {
     let mut stack = Stack::start(&[]);
     let a = Backend::named("a");
