@@ -66,6 +66,7 @@ fn data_that_comes_back_ends_the_hold_without_a_trace() {
     wait_until("the hold is over", || stack.held() == 0);
     stack.planb.wait_for_no_route("host-0.test");
     assert_eq!(stack.planb.ask("host-1.test"), "here");
+    assert_eq!(stack.planb.count("planb_sync_drift_total"), 0);
 }
 
 #[test]

@@ -27,7 +27,9 @@ impl Syncer {
     ) -> Result<bool, Ended> {
         let Some(step) = sweep.step(session).await? else {
             let held = self.held();
-            Box::pin(self.settle(session, sweep, held, Some(dirty))).await?;
+            // What was held is known to be missing; letting go of it now is no drift.
+            let dirty = Some(dirty).filter(|_| self.trust.holds_until().is_none());
+            Box::pin(self.settle(session, sweep, held, dirty)).await?;
             self.publish();
             return Ok(true);
         };
