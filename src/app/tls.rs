@@ -1,11 +1,6 @@
 //! TLS towards clients, put together.
 
-use std::{
-    net::SocketAddr,
-    path::PathBuf,
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use tokio::{
@@ -55,8 +50,7 @@ impl Tls {
             }
         };
         let keeper = if keeps_texts { Keeper::default().keeping_texts() } else { Keeper::default() };
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let ring = Arc::new(KeyRing::new(config.ticket_rotation, now));
+        let ring = Arc::new(KeyRing::new(config.ticket_rotation, sync::seconds_since_1970().cast_unsigned()));
         let terminator = Arc::new(Terminator::new(config.handshake, keeper.certificates(), Arc::clone(&ring))?);
         let config::Tls { listen, source, ticket_secret, .. } = config;
         Ok(Self { listen, terminator, keeper, ring, ticket_secret, source, folder })

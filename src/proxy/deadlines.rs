@@ -97,12 +97,7 @@ impl Deadlines {
         }
     }
 
-    /// The connection has become a tunnel, which has no deadline.
-    pub fn became_tunnel(&self) {
-        self.phase.store(BUSY, Ordering::Relaxed);
-    }
-
-    /// The connection has streams, whose deadlines are their own.
+    /// The connection has become a tunnel, which has no deadline; or it has streams, whose deadlines are their own.
     pub fn became_busy(&self) {
         self.phase.store(BUSY, Ordering::Relaxed);
     }
@@ -208,7 +203,7 @@ mod tests {
         assert!(is_left(&deadlines, THIRTY));
         deadlines.head_began();
         deadlines.head_ended(false);
-        deadlines.became_tunnel();
+        deadlines.became_busy();
         assert!(is_left(&deadlines, None));
     }
 

@@ -3,6 +3,7 @@
 use std::{io, time::Duration};
 
 use http::StatusCode;
+use libc::{EACCES, EADDRNOTAVAIL, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPERM};
 
 use crate::tls::HelloError;
 
@@ -117,15 +118,6 @@ impl ProxyError {
 pub fn client_gone() -> StatusCode {
     StatusCode::from_u16(499).expect("499 is a status code")
 }
-
-// errno(3); Linux numbers, as everywhere else in this crate.
-const EPERM: i32 = 1;
-const ENOMEM: i32 = 12;
-const EACCES: i32 = 13;
-const ENFILE: i32 = 23;
-const EMFILE: i32 = 24;
-const EADDRNOTAVAIL: i32 = 99;
-const ENOBUFS: i32 = 105;
 
 #[cfg(test)]
 mod tests {

@@ -50,7 +50,7 @@ impl Listeners {
     /// When the address is in use, or is not this machine's.
     pub fn bind(address: SocketAddr, protocol: Protocol, count: usize) -> io::Result<Self> {
         let first = match bind(address) {
-            Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED && error.raw_os_error() == Some(EAFNOSUPPORT) => {
+            Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED && error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
                 bind(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port()))?
             }
             bound => bound?,
@@ -172,6 +172,3 @@ const KEEPALIVE: Duration = Duration::from_secs(15);
 /// Pauses after a failure to accept, which is nearly always a lack of descriptors.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-
-/// errno(3): the system has no IPv6.
-const EAFNOSUPPORT: i32 = 97;

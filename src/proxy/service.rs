@@ -177,7 +177,7 @@ fn respond(
     match opening {
         Some(opening) if switched => {
             if let Some(deadlines) = &turn.deadlines {
-                deadlines.became_tunnel();
+                deadlines.became_busy();
             }
             let to_backend = upgrade::on(&mut response);
             opening.accept(&mut response);

@@ -53,7 +53,8 @@ pub(super) fn measure(shelf: &Shelf, metrics: &Metrics) {
     metrics.tls.soonest_expiry.set(left);
 }
 
-pub(super) fn seconds_since_1970() -> i64 {
+/// What the clock on the wall says; 0 if it is before 1970.
+pub fn seconds_since_1970() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs().cast_signed())
 }
 

@@ -27,7 +27,7 @@ use std::{path::PathBuf, time::Duration};
 
 use crate::store::Place;
 
-pub use expiry::watch_expiry;
+pub use expiry::{seconds_since_1970, watch_expiry};
 pub use folder::FolderSyncer;
 pub use reconcile::{Applied, Malformed, Table};
 pub use report::{MARK_QUEUE, Reporter};
