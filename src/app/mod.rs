@@ -151,9 +151,11 @@ async fn supervise(mut config: Config, telemetry: &Telemetry, started: impl FnOn
     started(reachable);
 
     let result = tokio::select! {
+        biased;
+        // First, because workers and the reporter may be done with a drain before this is looked at.
+        () = drain.begun() => Ok(()),
         ended = first_end(&mut essential, &mut reporter) => ended,
         worker = workers.join_next() => worker_end(worker, &drain),
-        () = drain.begun() => Ok(()),
     };
     if result.is_err() {
         drain.expire();
@@ -164,7 +166,7 @@ async fn supervise(mut config: Config, telemetry: &Telemetry, started: impl FnOn
     }
     info!(took = ?began.elapsed(), "drained");
     // The workers held the last senders of dead marks, so the reporter ends when it has written them.
-    if tokio::time::timeout(REPORT_LIMIT, reporter).await.is_err() {
+    if !reporter.is_finished() && tokio::time::timeout(REPORT_LIMIT, reporter).await.is_err() {
         warn!("the last dead marks could not be recorded");
     }
     result

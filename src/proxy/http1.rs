@@ -2,6 +2,7 @@
 
 use std::{convert::Infallible, future::pending, pin::pin, rc::Rc, sync::Arc};
 
+use http::StatusCode;
 use hyper::{
     Request,
     body::{Body, Incoming},
@@ -35,7 +36,15 @@ pub async fn serve(worker: Rc<Worker>, transport: Transport, client: Rc<Client>)
         }
         let turn = Turn { deadlines: deadlines.clone(), streams: None };
         let answer = service::answer(Rc::clone(&worker), Rc::clone(&client), turn, request);
-        async move { Ok::<_, Infallible>(answer.await) }
+        let worker = Rc::clone(&worker);
+        async move {
+            let mut response = answer.await;
+            // The connection itself may hear of it only after this response.
+            if worker.drain.has_begun() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                service::close_after(&mut response);
+            }
+            Ok::<_, Infallible>(response)
+        }
     });
     let mut connection = pin!(worker.http1.serve_connection(TokioIo::new(downstream), handler).with_upgrades());
     let draining = pin!(async {

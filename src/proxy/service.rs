@@ -211,7 +211,7 @@ fn refuse(mut exchange: Box<Exchange>, error: &ProxyError, unread: bool) -> Resp
 }
 
 /// Makes a response the connection's last.
-fn close_after<B>(response: &mut Response<B>) {
+pub fn close_after<B>(response: &mut Response<B>) {
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
 }
 
