@@ -25,6 +25,7 @@ use crate::{
     drain::Drain,
     proxy::{self, BackendTls, Shared},
     routing::{Clock, Routes},
+    store::StoreError,
     sync::{self, MARK_QUEUE, Reporter, Syncer},
     telemetry::{AccessLog, Admin, Lines, LogTarget, StoreHealth, Telemetry},
 };
@@ -160,6 +161,12 @@ async fn supervise(mut config: Config, telemetry: &Telemetry, started: impl FnOn
     if result.is_err() {
         drain.expire();
     }
+    finish(workers, reporter, &drain).await?;
+    result
+}
+
+/// Waits for the workers to drain, and for the last dead marks to be recorded.
+async fn finish(mut workers: Workers, reporter: ReporterTask, drain: &Drain) -> anyhow::Result<()> {
     let began = Instant::now();
     while let Some(worker) = workers.join_next().await {
         worker_end(Some(worker), &drain)?;
@@ -169,7 +176,7 @@ async fn supervise(mut config: Config, telemetry: &Telemetry, started: impl FnOn
     if !reporter.is_finished() && tokio::time::timeout(REPORT_LIMIT, reporter).await.is_err() {
         warn!("the last dead marks could not be recorded");
     }
-    result
+    Ok(())
 }
 
 /// A task that must not end, and has nothing to say if it does.
@@ -179,10 +186,7 @@ async fn endless(task: impl Future<Output = ()>) -> anyhow::Result<()> {
 }
 
 /// Waits for the first of the tasks that must not end.
-async fn first_end(
-    essential: &mut JoinSet<anyhow::Result<()>>,
-    reporter: &mut tokio::task::JoinHandle<Result<(), crate::store::StoreError>>,
-) -> anyhow::Result<()> {
+async fn first_end(essential: &mut JoinSet<anyhow::Result<()>>, reporter: &mut ReporterTask) -> anyhow::Result<()> {
     tokio::select! {
         Some(ended) = essential.join_next() => {
             ended.context("an essential task panicked")??;
@@ -194,6 +198,10 @@ async fn first_end(
         }
     }
 }
+
+type ReporterTask = tokio::task::JoinHandle<Result<(), StoreError>>;
+
+type Workers = JoinSet<Result<io::Result<()>, oneshot::error::RecvError>>;
 
 type WorkerEnd = Result<Result<io::Result<()>, oneshot::error::RecvError>, tokio::task::JoinError>;
 
