@@ -169,7 +169,7 @@ async fn supervise(mut config: Config, telemetry: &Telemetry, started: impl FnOn
 async fn finish(mut workers: Workers, reporter: ReporterTask, drain: &Drain) -> anyhow::Result<()> {
     let began = Instant::now();
     while let Some(worker) = workers.join_next().await {
-        worker_end(Some(worker), &drain)?;
+        worker_end(Some(worker), drain)?;
     }
     info!(took = ?began.elapsed(), "drained");
     // The workers held the last senders of dead marks, so the reporter ends when it has written them.
