@@ -36,7 +36,7 @@ test: setup
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	$(CARGO) test --locked --lib --bins
-	$(CARGO) test --locked --test it -- --test-threads=8
+	TMPDIR=$$(scripts/fast-tmp) $(CARGO) test --locked --test it -- --test-threads=8
 
 bench: build
 	bench/proxies
