@@ -8,6 +8,7 @@
 //! | [`store`] | Redis: sessions, keys and messages; the only importer of the client library |
 //! | [`sync`] | keeps routes and certificates in step with Redis, and carries dead marks back to it |
 //! | [`proxy`] | from an accepted connection to a finished response |
+//! | [`dial`], [`transport`] | connections to backends, and what HTTP is spoken over |
 //! | [`tls`] | which certificate answers which name; presets, ticket keys, the reader of a ClientHello |
 //! | [`telemetry`] | metrics, access log, error log, the operators' listener |
 //! | [`roots`], [`secret`] | whose certificates are believed; text that is never shown |
@@ -22,6 +23,7 @@ pub mod app;
 pub mod cli;
 pub mod config;
 pub mod demo;
+pub mod dial;
 pub mod drain;
 pub mod proxy;
 pub mod roots;
@@ -31,3 +33,4 @@ pub mod store;
 pub mod sync;
 pub mod telemetry;
 pub mod tls;
+pub mod transport;

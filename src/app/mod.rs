@@ -22,8 +22,9 @@ use tracing::{info, warn};
 
 use crate::{
     config::Config,
+    dial::BackendTls,
     drain::Drain,
-    proxy::{self, BackendTls, Shared},
+    proxy::{self, Shared},
     routing::{Clock, Routes},
     store::StoreError,
     sync::{self, MARK_QUEUE, Reporter, Syncer},

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use super::{Worker, error::ProxyError, exchange::Exchange};
-use crate::routing::{Choice, DeadMark, Frontend, Tried};
+use crate::{
+    dial::DialError,
+    routing::{Choice, DeadMark, Frontend, Tried},
+};
 
 /// The attempts so far. Every failure is logged here, and held against the backend where it is the backend's.
 pub struct Attempts<'a> {
@@ -39,7 +42,7 @@ impl<'a> Attempts<'a> {
             exchange.log_error(&error);
         }
         self.tried.add(Arc::clone(&choice.backend));
-        if matches!(error, ProxyError::Exhausted(_)) {
+        if matches!(error, ProxyError::Dial(DialError::Exhausted(_))) {
             self.left = 0;
         }
         self.last = Some((choice, error));

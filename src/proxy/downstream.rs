@@ -20,8 +20,8 @@ use tokio::{
 use super::{
     deadlines::Deadlines,
     framing::{ChunkScanner, HeadScanner, POISON},
-    transport::Transport,
 };
+use crate::transport::Transport;
 
 /// A client's connection whose request heads are looked over before the HTTP library sees them.
 ///

@@ -1,11 +1,10 @@
 //! What can go wrong with a request, and the one table that turns it into an answer.
 
-use std::{io, time::Duration};
+use std::time::Duration;
 
 use http::StatusCode;
-use libc::{EACCES, EADDRNOTAVAIL, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPERM};
 
-use crate::tls::HelloError;
+use crate::{dial::DialError, tls::HelloError};
 
 /// Why a request was not answered by a backend.
 #[derive(Debug, thiserror::Error)]
@@ -22,21 +21,9 @@ pub enum ProxyError {
     /// The frontend's backends are all out of rotation.
     #[error("all backends are dead")]
     AllDead,
-    /// The backend's name has no address.
-    #[error("the backend's name does not resolve: {0}")]
-    Resolve(#[source] io::Error),
-    /// The backend refused the connection or cannot be reached.
-    #[error("error in backend dial: {0}")]
-    Dial(#[source] io::Error),
-    /// No connection within the dial timeout, TLS handshake included.
-    #[error("dial timeout after {0:?}")]
-    DialTimeout(Duration),
-    /// The backend's TLS handshake failed.
-    #[error("error in backend TLS handshake: {0}")]
-    Tls(#[source] io::Error),
-    /// This machine has run out of descriptors, ports or memory for another connection.
-    #[error("no more connections can be made from here: {0}")]
-    Exhausted(#[source] io::Error),
+    /// There is no connection to the backend.
+    #[error(transparent)]
+    Dial(#[from] DialError),
     /// The connection to the backend broke, or what came over it was not HTTP.
     #[error("error in backend request: {0}")]
     Broken(#[source] hyper::Error),
@@ -76,15 +63,6 @@ pub struct Verdict {
 }
 
 impl ProxyError {
-    /// Sorts a failure to connect: only what speaks of the backend, not of this machine, is held against it.
-    pub fn from_dial(error: io::Error) -> Self {
-        let ours = [EMFILE, ENFILE, ENOBUFS, ENOMEM, EADDRNOTAVAIL, EACCES, EPERM];
-        match error.raw_os_error() {
-            Some(code) if ours.contains(&code) => Self::Exhausted(error),
-            _ => Self::Dial(error),
-        }
-    }
-
     /// Sorts a failure after the connection was made. A request's body that ends before its end is the client's doing.
     pub fn from_exchange(error: hyper::Error) -> Self {
         if error.is_user() { Self::ClientGone } else { Self::Broken(error) }
@@ -99,11 +77,8 @@ impl ProxyError {
             Self::NoRoute => Verdict { body: "no such route", ..bad_request },
             Self::TooManyHeaders => Verdict { status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, ..unavailable },
             Self::AllDead => Verdict { body: "all backends are dead", ..unavailable },
-            Self::Resolve(_) | Self::Dial(_) | Self::DialTimeout(_) | Self::Tls(_) => {
-                Verdict { marks_dead: true, ..unavailable }
-            }
-            Self::Exhausted(_)
-            | Self::Broken(_)
+            Self::Dial(error) => Verdict { marks_dead: error.is_the_backends(), ..unavailable },
+            Self::Broken(_)
             | Self::RequestTimeout(_)
             | Self::UnexpectedUpgrade
             | Self::NoWebSocket(_)
@@ -124,17 +99,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_shortage_here_is_not_held_against_the_backend() {
-        for code in [EMFILE, ENFILE, EADDRNOTAVAIL] {
-            assert!(!ProxyError::from_dial(io::Error::from_raw_os_error(code)).verdict().marks_dead);
-        }
-        let refused = ProxyError::from_dial(io::ErrorKind::ConnectionRefused.into());
-        assert!(refused.verdict().marks_dead);
-    }
-
-    #[test]
     fn a_slow_backend_is_not_dead() {
         assert!(!ProxyError::RequestTimeout(Duration::from_secs(30)).verdict().marks_dead);
-        assert!(ProxyError::DialTimeout(Duration::from_secs(10)).verdict().marks_dead);
+        assert!(ProxyError::Dial(DialError::Timeout(Duration::from_secs(10))).verdict().marks_dead);
     }
 }

@@ -11,10 +11,11 @@ use tokio::{
 };
 use tokio_rustls::{LazyConfigAcceptor, TlsStream, server};
 
-use super::{Worker, connection::fresh_grace, transport::Transport};
+use super::{Worker, connection::fresh_grace};
 use crate::{
     drain::Drain,
     tls::{self, ALPN_HTTP2, Terminator},
+    transport::Transport,
 };
 
 /// A client's connection after its handshake.

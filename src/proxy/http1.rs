@@ -18,8 +18,8 @@ use super::{
     downstream::{Downstream, Follows, Verdict},
     headers,
     service::{self, Turn},
-    transport::Transport,
 };
+use crate::transport::Transport;
 
 /// Serves a connection to its end.
 pub async fn serve(worker: Rc<Worker>, transport: Transport, client: Rc<Client>) {

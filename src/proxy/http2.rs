@@ -25,8 +25,8 @@ use super::{
     connection::{Client, Ending, FRESH_GRACE, fresh_grace, see_through},
     deadlines::{Alarm, Deadlines},
     service::{self, Turn},
-    transport::Transport,
 };
+use crate::transport::Transport;
 
 /// Serves a connection to its end.
 pub async fn serve(worker: Rc<Worker>, transport: Transport, client: Rc<Client>) {

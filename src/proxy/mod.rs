@@ -20,7 +20,6 @@ mod joint;
 mod listener;
 mod passthrough;
 mod service;
-mod transport;
 mod tunnel;
 mod upstream;
 mod websocket;
@@ -36,6 +35,7 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 
 use crate::{
+    dial::{BackendTls, Dialer},
     drain::Drain,
     routing::{Clock, DeadMark, Routes},
     telemetry::{AccessLog, Lines, Metrics, StoreHealth},
@@ -43,8 +43,8 @@ use crate::{
 
 pub use deadlines::ClientTimeouts;
 pub use listener::{Door, Listeners, Protocol};
-pub use upstream::{BackendTls, Traffic};
-use upstream::{Dialer, Pool, Upstream};
+pub use upstream::Traffic;
+use upstream::{Pool, Upstream};
 
 /// How requests are handled.
 #[derive(Clone, Debug)]
@@ -156,8 +156,8 @@ impl Worker {
             server.max_headers(shared.config.max_headers);
             client.max_headers(shared.config.max_headers);
         }
-        let dialer = Dialer::new(shared.config.dial_timeout, client, shared.backend_tls.clone(), traffic);
-        let upstream = Upstream::new(dialer, Rc::clone(&pool));
+        let dialer = Dialer::new(shared.config.dial_timeout, shared.backend_tls.clone());
+        let upstream = Upstream::new(dialer, client, Rc::clone(&pool), traffic);
         Self { shared, http1: server, upstream, pool, tasks: TaskTracker::new(), drain }
     }
 }

@@ -12,7 +12,7 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::proxy::transport::Transport;
+use crate::transport::Transport;
 
 /// The stream under an HTTP connection to a backend.
 pub struct UpstreamIo {

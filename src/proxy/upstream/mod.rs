@@ -4,27 +4,36 @@
 //! and nowhere else: a request of which no byte was written comes back to the caller for another backend, and one that a
 //! kept connection lost is repeated only if that cannot do harm.
 
-mod dial;
 mod io;
 mod pool;
 
-use std::rc::Rc;
+use std::{
+    rc::Rc,
+    sync::{Arc, atomic::AtomicU64},
+};
 
 use http::{Method, Request, Response, request};
-use hyper::body::{Body, Incoming};
+use hyper::{
+    body::{Body, Incoming},
+    client::conn::http1,
+};
+use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tracing::debug;
 
 use super::{body::RequestBody, error::ProxyError};
-use crate::routing::Origin;
+use crate::{dial::Dialer, routing::Origin};
 
-pub use dial::{BackendTls, Dialer};
+use io::UpstreamIo;
+use pool::Connection;
 pub use pool::{Lease, Pool, Traffic};
 
 /// One worker's way to the backends.
 pub struct Upstream {
     dialer: Dialer,
+    http: http1::Builder,
     pool: Rc<Pool>,
+    traffic: Traffic,
 }
 
 /// A request that failed.
@@ -37,8 +46,8 @@ pub struct Failure {
 
 impl Upstream {
     /// With an empty pool.
-    pub fn new(dialer: Dialer, pool: Rc<Pool>) -> Self {
-        Self { dialer, pool }
+    pub fn new(dialer: Dialer, http: http1::Builder, pool: Rc<Pool>, traffic: Traffic) -> Self {
+        Self { dialer, http, pool, traffic }
     }
 
     /// A connection of its own to a backend, for bytes that are not looked into.
@@ -46,13 +55,14 @@ impl Upstream {
     /// # Errors
     /// As for a request's dial.
     pub async fn reach(&self, origin: &Origin) -> Result<TcpStream, ProxyError> {
-        self.dialer.reach(origin).await
+        self.traffic.dials.inc();
+        Ok(self.dialer.reach(origin).await?)
     }
 
     /// Sends `request` over a kept connection if there is one, else over a new one, and waits for the response's head.
     pub async fn send(
         &self,
-        origin: &std::sync::Arc<Origin>,
+        origin: &Arc<Origin>,
         mut request: Request<RequestBody>,
     ) -> Result<(Response<Incoming>, Lease), Failure> {
         while let Some(mut connection) = self.pool.take(origin) {
@@ -81,10 +91,10 @@ impl Upstream {
     /// Sends `request` over a new connection.
     pub async fn send_afresh(
         &self,
-        origin: &std::sync::Arc<Origin>,
+        origin: &Arc<Origin>,
         request: Request<RequestBody>,
     ) -> Result<(Response<Incoming>, Lease), Failure> {
-        let mut connection = match self.dialer.dial(origin).await {
+        let mut connection = match self.dial(origin).await {
             Ok(connection) => connection,
             Err(error) => {
                 return Err(Failure { error, unsent: Some(request) });
@@ -97,6 +107,24 @@ impl Upstream {
                 Err(Failure { error: ProxyError::from_exchange(error.into_error()), unsent })
             }
         }
+    }
+}
+
+impl Upstream {
+    /// Connects to a backend and readies the connection for requests.
+    async fn dial(&self, origin: &Arc<Origin>) -> Result<Connection, ProxyError> {
+        self.traffic.dials.inc();
+        let io = UpstreamIo::new(self.dialer.connect(origin).await?);
+        let received: Arc<AtomicU64> = io.received();
+        let (sender, connection) = self.http.handshake(TokioIo::new(io)).await.map_err(ProxyError::Broken)?;
+        // The connection's task needs no tracking: it ends when its sender is dropped, by the pool or by the request that
+        // holds it, and with the worker at the latest.
+        tokio::task::spawn_local(async move {
+            if let Err(error) = connection.with_upgrades().await {
+                debug!(%error, "a connection to a backend ended with an error");
+            }
+        });
+        Ok(Connection::new(sender, received, Arc::clone(origin)))
     }
 }
 
