@@ -38,7 +38,7 @@ use redis::{ReadRedis, WriteRedis};
     after_help = "Durations are written as in Go: 500ms, 1m30s, 0s. Every flag can also be set in the environment, as \
                         PLANB_ and its name in capitals: PLANB_READ_REDIS_HOST. The environment variable RUST_LOG sets what \
                         is logged to standard error (default: info).\n\nSignals: INT and TERM drain (requests and WebSockets \
-                        in flight have 60 seconds to finish; a second signal exits at once), HUP reopens the access log and reads certificate files again."
+                        in flight have 60 seconds to finish; a second signal exits at once), HUP reopens the access log and reads certificate files and error pages again."
 )]
 pub struct Cli {
     /// Print the version
@@ -122,6 +122,12 @@ struct Flags {
     /// Where access log lines go: a file's path, "syslog", "stdout" or "none"
     #[arg(long, env = "PLANB_ACCESS_LOG", default_value = "./access.log", value_name = "TARGET")]
     access_log: LogTarget,
+
+    #[expect(clippy::doc_markdown, reason = "this is the help text")]
+    /// Folder of pages for answers that are not a backend's, named as Hipache's: error_400.html and error_503.html, and
+    /// error_default.html for whatever has none; HUP reads them again [default: none, they are plain text]
+    #[arg(long, env = "PLANB_ERROR_PAGES", value_name = "DIR")]
+    error_pages: Option<PathBuf>,
 
     /// Seconds from choosing a backend to the end of its response head; 0 for no limit
     #[arg(long, env = "PLANB_REQUEST_TIMEOUT", default_value_t = 30, value_name = "SECONDS")]
@@ -284,6 +290,7 @@ impl Cli {
             metrics: flags.metrics_address,
             workers: flags.workers.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get),
             access_log: flags.access_log,
+            error_pages: flags.error_pages,
             sync: sync::Config {
                 place: read.clone(),
                 reconcile_every: flags.reconcile_interval,

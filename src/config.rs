@@ -1,6 +1,6 @@
 //! What the process is to do, each part's share in the part's own form.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use crate::{proxy, secret::Secret, store, sync, telemetry::LogTarget, tls};
 
@@ -19,6 +19,8 @@ pub struct Config {
     pub workers: usize,
     /// Where access log lines go.
     pub access_log: LogTarget,
+    /// The folder of pages for answers that are not a backend's.
+    pub error_pages: Option<PathBuf>,
     /// The Redis servers.
     pub store: store::Config,
     /// How the routing table is kept.

@@ -7,7 +7,7 @@ mod tls;
 use std::{
     io,
     net::SocketAddr,
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -24,7 +24,7 @@ use crate::{
     config::Config,
     dial::BackendTls,
     drain::Drain,
-    proxy::{self, Shared},
+    proxy::{self, ErrorPages, Shared},
     routing::{Clock, Routes},
     store::StoreError,
     sync::{self, MARK_QUEUE, Reporter, Syncer},
@@ -75,7 +75,13 @@ async fn supervise(mut config: Config, telemetry: &Telemetry, started: impl FnOn
     let tls = config.tls.take().map(|tls| Tls::set_up(tls, snapshot_file.is_some())).transpose()?;
     let terminator = tls.as_ref().map(|tls| Arc::clone(&tls.terminator));
     let doors = Doors::bind(&config, tls.as_ref())?;
-    let again = Reread { access_log: access.lines.clone(), folder: Arc::default(), terminator };
+    let error_pages = config.error_pages.take().map(open_error_pages).transpose()?;
+    let again = Reread {
+        access_log: access.lines.clone(),
+        folder: Arc::default(),
+        error_pages: error_pages.clone(),
+        terminator,
+    };
     essential.spawn(heed_signals(drain.clone(), again.clone())?);
 
     let clock = Clock::start();
@@ -132,17 +138,9 @@ async fn supervise(mut config: Config, telemetry: &Telemetry, started: impl FnOn
         metrics: Arc::clone(metrics),
         access_log: AccessLog::new(access.lines.clone()),
         errors: telemetry.errors.clone(),
+        error_pages,
     });
-    let mut workers = JoinSet::new();
-    for doors in doors.open()? {
-        let (shared, drain) = (Arc::clone(&shared), drain.clone());
-        let (finished, wait) = oneshot::channel();
-        thread::Builder::new().name("worker".to_owned()).spawn(move || {
-            // The receiver is gone only when the process is ending.
-            let _ = finished.send(proxy::run_worker(shared, doors, &drain));
-        })?;
-        workers.spawn(wait);
-    }
+    let mut workers = start_workers(&shared, doors, &drain)?;
     drop(shared);
     info!(
         address = reachable.listen.map(tracing::field::display),
@@ -164,6 +162,21 @@ async fn supervise(mut config: Config, telemetry: &Telemetry, started: impl FnOn
     }
     finish(workers, reporter, &drain).await?;
     result
+}
+
+/// Opens the doors, and starts a thread behind each worker's.
+fn start_workers(shared: &Arc<Shared>, doors: Doors, drain: &Drain) -> anyhow::Result<Workers> {
+    let mut workers = JoinSet::new();
+    for doors in doors.open()? {
+        let (shared, drain) = (Arc::clone(shared), drain.clone());
+        let (finished, wait) = oneshot::channel();
+        thread::Builder::new().name("worker".to_owned()).spawn(move || {
+            // The receiver is gone only when the process is ending.
+            let _ = finished.send(proxy::run_worker(shared, doors, &drain));
+        })?;
+        workers.spawn(wait);
+    }
+    Ok(workers)
 }
 
 /// Waits for the workers to drain, and for the last dead marks to be recorded.
@@ -229,6 +242,11 @@ fn open_access_log(target: &LogTarget, telemetry: &Telemetry) -> anyhow::Result<
             _ => "cannot open the access log".to_owned(),
         })?;
     Ok(Access { lines, _guard: guard })
+}
+
+fn open_error_pages(folder: PathBuf) -> anyhow::Result<Arc<ErrorPages>> {
+    let shown = folder.display().to_string();
+    Ok(Arc::new(ErrorPages::open(folder).with_context(|| format!("cannot read the error pages in {shown}"))?))
 }
 
 /// How many client connections to serve at once. Each may need a second descriptor for its backend.

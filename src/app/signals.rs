@@ -10,6 +10,7 @@ use tracing::{info, warn};
 
 use crate::{
     drain::{DRAIN_LIMIT, Drain},
+    proxy::ErrorPages,
     telemetry::Lines,
     tls::Terminator,
 };
@@ -63,15 +64,20 @@ pub struct Reread {
     pub access_log: Lines,
     /// The folder of certificates, if there is one.
     pub folder: Arc<Notify>,
+    /// The operator's pages for errors.
+    pub error_pages: Option<Arc<ErrorPages>>,
     /// What holds the authorities of client certificates.
     pub terminator: Option<Arc<Terminator>>,
 }
 
 impl Reread {
     fn now(&self) {
-        info!("reopening the access log, and reading certificate files again");
+        info!("reopening the access log, and reading certificate files and error pages again");
         self.access_log.reopen();
         self.folder.notify_one();
+        if let Some(pages) = &self.error_pages {
+            pages.reread();
+        }
         if let Some(Err(error)) = self.terminator.as_ref().map(|terminator| terminator.reload()) {
             warn!("{error}; client certificates are verified as before");
         }

@@ -70,6 +70,20 @@ pub struct ResponseBody {
     exchange: Option<Box<Exchange>>,
 }
 
+/// What a response of our own says.
+pub enum Content {
+    /// Plain text; nothing at all where it is empty.
+    Text(Bytes),
+    /// A page of the operator's.
+    Html(Bytes),
+}
+
+impl From<&'static str> for Content {
+    fn from(text: &'static str) -> Self {
+        Self::Text(Bytes::from_static(text.as_bytes()))
+    }
+}
+
 enum Source {
     Own(Full<Bytes>),
     Backend { incoming: Incoming, lease: Option<Lease> },
@@ -87,13 +101,16 @@ impl ResponseBody {
     }
 
     /// A whole response of our own.
-    pub fn own(status: StatusCode, text: impl Into<Bytes>, exchange: Option<Box<Exchange>>) -> Response<Self> {
-        let text = text.into();
+    pub fn own(status: StatusCode, content: Content, exchange: Option<Box<Exchange>>) -> Response<Self> {
+        let (media_type, bytes) = match content {
+            Content::Text(text) => ("text/plain; charset=utf-8", text),
+            Content::Html(page) => ("text/html; charset=utf-8", page),
+        };
         let mut headers = HeaderMap::new();
-        if !text.is_empty() {
-            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        if !bytes.is_empty() {
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
         }
-        let mut response = Response::new(Self { source: Source::Own(Full::new(text)), exchange });
+        let mut response = Response::new(Self { source: Source::Own(Full::new(bytes)), exchange });
         *response.status_mut() = status;
         *response.headers_mut() = headers;
         response

@@ -18,6 +18,7 @@ mod http1;
 mod http2;
 mod joint;
 mod listener;
+mod pages;
 mod passthrough;
 mod service;
 mod tunnel;
@@ -43,6 +44,7 @@ use crate::{
 
 pub use deadlines::ClientTimeouts;
 pub use listener::{Door, Listeners, Protocol};
+pub use pages::ErrorPages;
 pub use upstream::Traffic;
 use upstream::{Pool, Upstream};
 
@@ -91,6 +93,8 @@ pub struct Shared {
     pub access_log: AccessLog,
     /// One line an error.
     pub errors: Lines,
+    /// The operator's pages for answers of our own, if there are any.
+    pub error_pages: Option<Arc<ErrorPages>>,
     /// Permits for client connections.
     pub connections: Arc<Semaphore>,
     /// How `https` backends are spoken to.

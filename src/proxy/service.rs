@@ -8,7 +8,7 @@ use hyper::{body::Incoming, upgrade};
 use super::{
     Worker,
     attempts::Attempts,
-    body::{RequestBody, ResponseBody},
+    body::{Content, RequestBody, ResponseBody},
     connection::Client,
     deadlines::Deadlines,
     error::ProxyError,
@@ -47,20 +47,20 @@ pub async fn answer(
     let unread = !is_http2 && opening.is_some();
 
     if is_http2 && head.headers.len() > worker.shared.config.max_headers {
-        return refuse(exchange, &ProxyError::TooManyHeaders, false);
+        return refuse(&worker, exchange, &ProxyError::TooManyHeaders, false);
     }
     let checked = check_coding(&head.headers).and_then(|()| requested_host(&head, opening.is_some()));
     let host = match checked {
         Ok(host) => host,
         Err(reason) => {
             worker.shared.metrics.malformed_requests.inc();
-            return refuse(exchange, &ProxyError::Malformed(reason), !is_http2);
+            return refuse(&worker, exchange, &ProxyError::Malformed(reason), !is_http2);
         }
     };
     let frontend = {
         // A malformed name was refused above, so that this parses again.
         let Ok(name) = host.to_str().map_err(drop).and_then(|text| Host::parse(text).map_err(drop)) else {
-            return refuse(exchange, &ProxyError::Malformed("the host is malformed"), !is_http2);
+            return refuse(&worker, exchange, &ProxyError::Malformed("the host is malformed"), !is_http2);
         };
         if name.full() == PING_HOST && head.uri.path() == "/" {
             exchange.forget();
@@ -81,7 +81,7 @@ pub async fn answer(
     exchange.identify(&head.headers);
     let Some(frontend) = frontend else {
         exchange.log_error(&ProxyError::NoRoute);
-        return refuse(exchange, &ProxyError::NoRoute, unread);
+        return refuse(&worker, exchange, &ProxyError::NoRoute, unread);
     };
     exchange.routed(&frontend);
     make_origin_form(&mut head);
@@ -95,7 +95,7 @@ pub async fn answer(
     let (choice, outcome) = attempt(&worker, &frontend, &host, request, opening.as_ref(), &mut exchange).await;
     let mut response = match outcome {
         Ok((response, lease)) => respond(&worker, client, &turn, response, lease, opening, exchange),
-        Err(error) => refuse(exchange, &error, unread),
+        Err(error) => refuse(&worker, exchange, &error, unread),
     };
     if debug {
         add_debug_headers(response.headers_mut(), &frontend, choice.as_ref());
@@ -200,10 +200,14 @@ fn respond(
 }
 
 /// Answers in place of a backend. `unread` says that bytes may follow this request's head which were not looked over.
-fn refuse(mut exchange: Box<Exchange>, error: &ProxyError, unread: bool) -> Response<ResponseBody> {
+fn refuse(worker: &Worker, mut exchange: Box<Exchange>, error: &ProxyError, unread: bool) -> Response<ResponseBody> {
     let verdict = error.verdict();
     exchange.answered(verdict.status);
-    let mut response = ResponseBody::own(verdict.status, verdict.body, Some(exchange));
+    let page = worker.shared.error_pages.as_ref().and_then(|pages| pages.page(verdict.status));
+    let mut response = match page {
+        Some(page) => ResponseBody::own(verdict.status, Content::Html(page), Some(exchange)),
+        None => ResponseBody::own(verdict.status, Content::from(verdict.body), Some(exchange)),
+    };
     if unread {
         close_after(&mut response);
     }
@@ -218,8 +222,10 @@ pub fn close_after<B>(response: &mut Response<B>) {
 /// The answer to `Host: __ping__`: whether the table can be trusted to be current.
 fn pong(worker: &Worker) -> Response<ResponseBody> {
     match worker.shared.health.problem() {
-        None => ResponseBody::own(StatusCode::OK, "OK", None),
-        Some(problem) => ResponseBody::own(StatusCode::INTERNAL_SERVER_ERROR, problem.to_string(), None),
+        None => ResponseBody::own(StatusCode::OK, Content::from("OK"), None),
+        Some(problem) => {
+            ResponseBody::own(StatusCode::INTERNAL_SERVER_ERROR, Content::Text(problem.to_string().into()), None)
+        }
     }
 }
 

@@ -12,6 +12,7 @@ mod certificate_text;
 mod certificates;
 mod demo;
 mod drain;
+mod error_pages;
 mod handshakes;
 mod headers;
 mod http2;

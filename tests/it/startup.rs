@@ -166,6 +166,7 @@ fn help_tells_of_every_flag_there_is_and_of_no_other() {
         "read-redis-db",
         "write-redis-db",
         "access-log",
+        "error-pages",
         "request-timeout",
         "dial-timeout",
         "client-read-timeout",
