@@ -30,7 +30,7 @@ use std::{io, rc::Rc, sync::Arc, time::Duration};
 use http::HeaderName;
 use hyper::{client, server};
 use tokio::{
-    sync::{Semaphore, mpsc},
+    sync::{Semaphore, mpsc, watch},
     task::{JoinSet, LocalSet},
 };
 use tokio_util::task::TaskTracker;
@@ -121,7 +121,7 @@ pub fn run_worker(shared: Arc<Shared>, doors: Vec<Door>, drain: &Drain) -> io::R
     let local = LocalSet::new();
     let result = local.block_on(&runtime, async {
         let worker = Rc::new(Worker::new(shared, drain.clone()));
-        let reaper = tokio::task::spawn_local(reap(Rc::clone(&worker.pool)));
+        let reaper = tokio::task::spawn_local(reap(Rc::clone(&worker.pool), worker.shared.routes.retirements()));
         let mut accepting = JoinSet::new();
         for door in doors {
             accepting.spawn_local(listener::accept(Rc::clone(&worker), door));
@@ -166,10 +166,14 @@ impl Worker {
     }
 }
 
-async fn reap(pool: Rc<Pool>) {
+async fn reap(pool: Rc<Pool>, mut retirements: watch::Receiver<()>) {
     let mut ticks = tokio::time::interval(REAP_EVERY);
     loop {
-        ticks.tick().await;
+        tokio::select! {
+            _ = ticks.tick() => {}
+            // The sender is as old as the routing table, and that outlives the worker.
+            _ = retirements.changed() => {}
+        }
         pool.reap();
     }
 }
@@ -177,5 +181,5 @@ async fn reap(pool: Rc<Pool>) {
 /// Header lines that the HTTP library parses without allocating; setting a limit of one's own costs an allocation.
 pub const LIBRARY_MAX_HEADERS: usize = 100;
 
-/// How often idle connections to backends are looked over.
+/// How often idle connections to backends are looked over, retirements aside.
 const REAP_EVERY: Duration = Duration::from_secs(1);

@@ -115,15 +115,15 @@ async fn attempt(
     let mut attempts = Attempts::at(worker, frontend);
     let mut replaced = Replaced::default();
     while let Some(choice) = attempts.next(exchange) {
-        let origin = choice.backend.origin();
+        let backend = &choice.backend;
         replaced.put_back(request.headers_mut());
-        replaced = headers::address_request(request.headers_mut(), host, origin.host.header());
+        replaced = headers::address_request(request.headers_mut(), host, backend.origin().host.header());
         let began = Instant::now();
         let sending = async {
             if opening.is_some() {
-                Box::pin(worker.upstream.send_afresh(origin, request)).await
+                Box::pin(worker.upstream.send_afresh(backend, request)).await
             } else {
-                worker.upstream.send(origin, request).await
+                worker.upstream.send(backend, request).await
             }
         };
         let sent = match worker.shared.config.request_timeout {

@@ -5,7 +5,7 @@ use std::{
     net::IpAddr,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -20,6 +20,7 @@ pub struct Backend {
     url: Box<str>,
     origin: Arc<Origin>,
     dead_until: AtomicU64,
+    is_retired: AtomicBool,
 }
 
 /// Where connections go: backends of different frontends with the same origin share their pooled connections.
@@ -59,7 +60,12 @@ pub enum BackendError {
 impl Backend {
     /// Parses a list element such as `http://10.0.0.1:8080`, `https://name` or `10.0.0.1:8080`. A path is ignored.
     pub fn parse(url: &str) -> Result<Self, BackendError> {
-        Ok(Self { url: url.into(), origin: Arc::new(Origin::parse(url)?), dead_until: AtomicU64::new(0) })
+        Ok(Self {
+            url: url.into(),
+            origin: Arc::new(Origin::parse(url)?),
+            dead_until: AtomicU64::new(0),
+            is_retired: AtomicBool::new(false),
+        })
     }
 
     /// The list element, to the byte.
@@ -92,6 +98,16 @@ impl Backend {
     /// Puts the backend back into rotation.
     pub fn revive(&self) {
         self.dead_until.store(Moment::PAST.as_millis(), Ordering::Relaxed);
+    }
+
+    /// Whether no list names the backend any more, so that connections to it are not worth keeping.
+    pub fn is_retired(&self) -> bool {
+        self.is_retired.load(Ordering::Relaxed)
+    }
+
+    /// Takes note of whether a list names the backend.
+    pub fn set_retired(&self, is_retired: bool) {
+        self.is_retired.store(is_retired, Ordering::Relaxed);
     }
 }
 

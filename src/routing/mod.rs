@@ -13,6 +13,7 @@ mod snapshot;
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard};
+use tokio::sync::watch;
 
 pub use backend::{Backend, BackendError, Origin, OriginHost};
 pub use frontend::{Choice, Frontend, Slot, Tried};
@@ -38,6 +39,7 @@ pub struct DeadMark {
 #[derive(Clone, Default)]
 pub struct Routes {
     current: Arc<ArcSwap<Snapshot>>,
+    retirements: watch::Sender<()>,
 }
 
 impl Routes {
@@ -49,5 +51,15 @@ impl Routes {
     /// Makes `snapshot` the one that requests beginning from now on will see.
     pub fn publish(&self, snapshot: Snapshot) {
         self.current.store(Arc::new(snapshot));
+    }
+
+    /// Lets those who keep connections know that backends have been retired.
+    pub fn announce_retirements(&self) {
+        self.retirements.send_replace(());
+    }
+
+    /// Changes whenever backends have been retired.
+    pub fn retirements(&self) -> watch::Receiver<()> {
+        self.retirements.subscribe()
     }
 }

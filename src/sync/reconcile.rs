@@ -5,7 +5,7 @@
 
 use std::{
     borrow::Cow,
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -26,6 +26,7 @@ pub struct Table {
     /// For each key with a dead set: the backend that each of its indexes meant when it appeared.
     dead: HashMap<Box<str>, BTreeMap<usize, Arc<Backend>>>,
     spares_marks: bool,
+    has_retired: bool,
 }
 
 /// What applying one record did.
@@ -62,6 +63,11 @@ impl Table {
     /// The present state, for publishing. Cheap.
     pub fn snapshot(&self) -> Snapshot {
         self.snapshot.clone()
+    }
+
+    /// Whether backends have been retired since this was last asked.
+    pub fn has_retired(&mut self) -> bool {
+        std::mem::take(&mut self.has_retired)
     }
 
     /// Brings the table into agreement with one host's record, read at `now`.
@@ -198,11 +204,13 @@ impl Table {
 
     /// Files a frontend under its host; returns whether the snapshot changed.
     fn put(&mut self, host: &str, frontend: Option<Frontend>) -> bool {
-        match (self.frontend(host), &frontend) {
+        let held = self.frontend(host).cloned();
+        match (&held, &frontend) {
             (None, None) => return false,
             (Some(held), Some(new)) if same(held, new) => return false,
             _ => {}
         }
+        self.retire(held.as_deref(), frontend.as_ref());
         let frontend = frontend.map(Arc::new);
         let lower = host.to_ascii_lowercase();
         if lower != host {
@@ -224,6 +232,20 @@ impl Table {
             self.fall_back(&lower);
         }
         true
+    }
+
+    /// Retires the backends that one state of a frontend has and the next has not. One that died before it was taken from
+    /// the list may come back with it.
+    fn retire<'a>(&mut self, held: Option<&'a Frontend>, new: Option<&'a Frontend>) {
+        let slots = |frontend: Option<&'a Frontend>| frontend.into_iter().flat_map(Frontend::slots);
+        let listed: HashSet<_> = slots(new).map(|slot| Arc::as_ptr(&slot.backend)).collect();
+        for slot in slots(new) {
+            slot.backend.set_retired(false);
+        }
+        for slot in slots(held).filter(|slot| !listed.contains(&Arc::as_ptr(&slot.backend))) {
+            slot.backend.set_retired(true);
+            self.has_retired = true;
+        }
     }
 
     /// Lets the first of the other spellings answer for a host whose lower-case key has no route.
@@ -406,6 +428,21 @@ mod tests {
         snapshot.get("a").unwrap().slots()[0].backend.mark_dead(NOW, NOW.after(Duration::from_secs(30)));
         table.apply(&record("a", &["id", "http://x", "http://y", "http://z"], &[]), NOW);
         assert_eq!(alive(&table, "a", NOW), urls(&["http://y", "http://z"]));
+    }
+
+    #[test]
+    fn what_is_no_longer_listed_is_retired_and_may_come_back() {
+        let mut table = Table::default();
+        table.apply(&record("a", &["id", "http://x", "http://y"], &[0]), NOW);
+        assert!(!table.has_retired());
+        let x = Arc::clone(table.snapshot().get("a").unwrap().at_index(0).unwrap());
+        table.apply(&record("a", &["id", "http://y", "http://z"], &[0]), NOW);
+        assert!(x.is_retired() && table.has_retired() && !table.has_retired());
+        assert!(table.snapshot().iter().flat_map(|frontend| frontend.slots()).all(|slot| !slot.backend.is_retired()));
+        table.apply(&record("a", &["id", "http://x"], &[0]), NOW);
+        assert!(!x.is_retired(), "its mark has kept it");
+        table.apply(&record("a", &[], &[0]), NOW);
+        assert!(x.is_retired());
     }
 
     #[test]

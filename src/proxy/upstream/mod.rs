@@ -22,7 +22,10 @@ use tokio::net::TcpStream;
 use tracing::debug;
 
 use super::{body::RequestBody, error::ProxyError};
-use crate::{dial::Dialer, routing::Origin};
+use crate::{
+    dial::Dialer,
+    routing::{Backend, Origin},
+};
 
 use io::UpstreamIo;
 use pool::Connection;
@@ -62,17 +65,17 @@ impl Upstream {
     /// Sends `request` over a kept connection if there is one, else over a new one, and waits for the response's head.
     pub async fn send(
         &self,
-        origin: &Arc<Origin>,
+        backend: &Arc<Backend>,
         mut request: Request<RequestBody>,
     ) -> Result<(Response<Incoming>, Lease), Failure> {
-        while let Some(mut connection) = self.pool.take(origin) {
+        while let Some(mut connection) = self.pool.take(backend.origin()) {
             let repeat = is_repeatable(&request).then(|| head_of(&request));
             let received = connection.received();
             let mut error = match connection.send(request).await {
                 Ok(response) => return Ok((response, Lease::new(connection, &self.pool))),
                 Err(error) => error,
             };
-            debug!(%origin, error = %error.error(), "a kept connection turned out to be closed");
+            debug!(backend = backend.url(), error = %error.error(), "a kept connection turned out to be closed");
             request = match (error.take_message(), repeat) {
                 (Some(unsent), _) => unsent,
                 (None, Some(head)) if connection.received() == received => {
@@ -85,16 +88,16 @@ impl Upstream {
             };
         }
         // In a box, because the future that dials is large, and every request's would otherwise be as large.
-        Box::pin(self.send_afresh(origin, request)).await
+        Box::pin(self.send_afresh(backend, request)).await
     }
 
     /// Sends `request` over a new connection.
     pub async fn send_afresh(
         &self,
-        origin: &Arc<Origin>,
+        backend: &Arc<Backend>,
         request: Request<RequestBody>,
     ) -> Result<(Response<Incoming>, Lease), Failure> {
-        let mut connection = match self.dial(origin).await {
+        let mut connection = match self.dial(backend).await {
             Ok(connection) => connection,
             Err(error) => {
                 return Err(Failure { error, unsent: Some(request) });
@@ -112,9 +115,9 @@ impl Upstream {
 
 impl Upstream {
     /// Connects to a backend and readies the connection for requests.
-    async fn dial(&self, origin: &Arc<Origin>) -> Result<Connection, ProxyError> {
+    async fn dial(&self, backend: &Arc<Backend>) -> Result<Connection, ProxyError> {
         self.traffic.dials.inc();
-        let io = UpstreamIo::new(self.dialer.connect(origin).await?);
+        let io = UpstreamIo::new(self.dialer.connect(backend.origin()).await?);
         let received: Arc<AtomicU64> = io.received();
         let (sender, connection) = self.http.handshake(TokioIo::new(io)).await.map_err(ProxyError::Broken)?;
         // The connection's task needs no tracking: it ends when its sender is dropped, by the pool or by the request that
@@ -124,7 +127,7 @@ impl Upstream {
                 debug!(%error, "a connection to a backend ended with an error");
             }
         });
-        Ok(Connection::new(sender, received, Arc::clone(origin)))
+        Ok(Connection::new(sender, received, Arc::clone(backend)))
     }
 }
 

@@ -19,7 +19,10 @@ use hyper::{
 };
 use prometheus::{IntCounter, IntGauge};
 
-use crate::{proxy::body::RequestBody, routing::Origin};
+use crate::{
+    proxy::body::RequestBody,
+    routing::{Backend, Origin},
+};
 
 /// What connections to backends are counted by.
 #[derive(Clone)]
@@ -38,12 +41,12 @@ pub struct Traffic {
 pub struct Connection {
     sender: SendRequest<RequestBody>,
     received: Arc<AtomicU64>,
-    origin: Arc<Origin>,
+    backend: Arc<Backend>,
 }
 
 impl Connection {
-    pub(super) fn new(sender: SendRequest<RequestBody>, received: Arc<AtomicU64>, origin: Arc<Origin>) -> Self {
-        Self { sender, received, origin }
+    pub(super) fn new(sender: SendRequest<RequestBody>, received: Arc<AtomicU64>, backend: Arc<Backend>) -> Self {
+        Self { sender, received, backend }
     }
 
     /// Bytes received so far.
@@ -71,6 +74,13 @@ struct Idle {
     since: Instant,
 }
 
+impl Idle {
+    fn is_worth_keeping(&self) -> bool {
+        let Self { connection, since } = self;
+        since.elapsed() < KEEP && !connection.sender.is_closed() && !connection.backend.is_retired()
+    }
+}
+
 impl Pool {
     /// An empty pool.
     pub fn new(traffic: Traffic) -> Rc<Self> {
@@ -96,8 +106,11 @@ impl Pool {
     }
 
     fn put(&self, connection: Connection) {
+        if connection.backend.is_retired() {
+            return;
+        }
         let mut all = self.idle.borrow_mut();
-        let kept = all.entry(Arc::clone(&connection.origin)).or_default();
+        let kept = all.entry(Arc::clone(connection.backend.origin())).or_default();
         if kept.len() >= MOST_PER_ORIGIN && kept.pop_front().is_some() {
             self.traffic.idle.dec();
         }
@@ -105,12 +118,12 @@ impl Pool {
         self.traffic.idle.inc();
     }
 
-    /// Closes connections that have been idle too long, or whose backend has closed them.
+    /// Closes connections that have been idle too long, or whose backend has closed them or is retired.
     pub fn reap(&self) {
         let mut closed = 0;
         self.idle.borrow_mut().retain(|_, kept| {
             let before = kept.len();
-            kept.retain(|idle| idle.since.elapsed() < KEEP && !idle.connection.sender.is_closed());
+            kept.retain(Idle::is_worth_keeping);
             closed += before - kept.len();
             !kept.is_empty()
         });

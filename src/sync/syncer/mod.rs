@@ -318,10 +318,13 @@ impl Syncer {
         applied.changed
     }
 
-    fn publish(&self) {
+    fn publish(&mut self) {
         let snapshot = self.table.snapshot();
         self.metrics.frontends.set(i64::try_from(snapshot.len()).unwrap_or(i64::MAX));
         self.routes.publish(snapshot);
+        if self.table.has_retired() {
+            self.routes.announce_retirements();
+        }
     }
 
     fn take_pulse(&self, session: &Session) {
