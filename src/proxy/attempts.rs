@@ -13,25 +13,40 @@ pub struct Attempts<'a> {
     worker: &'a Worker,
     frontend: &'a Arc<Frontend>,
     tried: Tried,
-    left: usize,
+    retries_left: usize,
     last: Option<(Choice, ProxyError)>,
 }
 
 impl<'a> Attempts<'a> {
     /// At a frontend's backends.
     pub fn at(worker: &'a Worker, frontend: &'a Arc<Frontend>) -> Self {
-        Self { worker, frontend, tried: Tried::default(), left: MOST_ATTEMPTS, last: None }
+        frontend.retry_budget().count_request(worker.shared.clock.now());
+        Self { worker, frontend, tried: Tried::default(), retries_left: MOST_RETRIES, last: None }
     }
 
     /// The backend to try next; `None` when there is none left, or enough have been tried.
     pub fn next(&mut self, exchange: &mut Exchange) -> Option<Choice> {
-        self.left = self.left.checked_sub(1)?;
         let choice = self.frontend.choose(self.worker.shared.clock.now(), &self.tried)?;
-        if self.last.is_some() {
-            self.worker.shared.metrics.retries.inc();
+        if self.last.is_some() && !self.may_retry() {
+            return None;
         }
         exchange.attempting(choice.backend.url());
         Some(choice)
+    }
+
+    /// Whether the request may be sent once more; counted if it may.
+    pub fn may_retry(&mut self) -> bool {
+        let metrics = &self.worker.shared.metrics;
+        if self.retries_left == 0 {
+            return false;
+        }
+        if !self.frontend.retry_budget().allows_retry(self.worker.shared.clock.now()) {
+            metrics.retries_refused.inc();
+            return false;
+        }
+        self.retries_left -= 1;
+        metrics.retries.inc();
+        true
     }
 
     /// The last choice failed.
@@ -43,7 +58,7 @@ impl<'a> Attempts<'a> {
         }
         self.tried.add(Arc::clone(&choice.backend));
         if matches!(error, ProxyError::Dial(DialError::Exhausted(_))) {
-            self.left = 0;
+            self.retries_left = 0;
         }
         self.last = Some((choice, error));
     }
@@ -77,5 +92,5 @@ impl<'a> Attempts<'a> {
     }
 }
 
-/// The first attempt and three more.
-const MOST_ATTEMPTS: usize = 4;
+/// How often a request may be sent again.
+const MOST_RETRIES: usize = 3;

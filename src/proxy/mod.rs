@@ -149,7 +149,6 @@ impl Worker {
         let traffic = Traffic {
             dials: metrics.pool_dials.clone(),
             reuses: metrics.pool_reuses.clone(),
-            repeats: metrics.retries.clone(),
             idle: metrics.pool_idle.clone(),
         };
         let pool = Pool::new(traffic.clone());

@@ -1,13 +1,13 @@
 //! A host's backends and the choice among them.
 
 use std::sync::{
-    Arc,
+    Arc, OnceLock,
     atomic::{AtomicUsize, Ordering},
 };
 
 use smallvec::SmallVec;
 
-use super::{Backend, Moment};
+use super::{Backend, Moment, RetryBudget};
 
 /// A frontend with at least one backend. Immutable but for its cursor and its backends' dead marks.
 #[derive(Debug)]
@@ -17,6 +17,8 @@ pub struct Frontend {
     slots: Box<[Slot]>,
     listed: usize,
     cursor: AtomicUsize,
+    /// Made by the first request: most frontends of a large table have none for long.
+    budget: OnceLock<Arc<RetryBudget>>,
 }
 
 /// One element of the frontend's list. A URL that is listed twice fills two slots, which share one [`Backend`].
@@ -60,13 +62,21 @@ impl Frontend {
         if slots.is_empty() {
             return None;
         }
-        Some(Self { key: key.into(), id: id.into(), slots: slots.into(), listed, cursor: AtomicUsize::new(0) })
+        Some(Self {
+            key: key.into(),
+            id: id.into(),
+            slots: slots.into(),
+            listed,
+            cursor: AtomicUsize::new(0),
+            budget: OnceLock::new(),
+        })
     }
 
-    /// Continues the rotation where `previous`, an older state of the same frontend, is now.
+    /// Continues the rotation, and the retry budget, where `previous`, an older state of the same frontend, is now.
     #[must_use]
-    pub fn continuing(self, previous: &Frontend) -> Self {
-        self.cursor.store(previous.cursor.load(Ordering::Relaxed), Ordering::Relaxed);
+    pub fn continuing(mut self, previous: &Frontend) -> Self {
+        self.cursor = previous.cursor.load(Ordering::Relaxed).into();
+        self.budget = previous.budget.clone();
         self
     }
 
@@ -99,6 +109,11 @@ impl Frontend {
     /// The first slot with this URL.
     pub fn slot_of(&self, url: &str) -> Option<&Slot> {
         self.slots.iter().find(|slot| slot.backend.url() == url)
+    }
+
+    /// What its requests' retries are counted by.
+    pub fn retry_budget(&self) -> &RetryBudget {
+        self.budget.get_or_init(Arc::default)
     }
 
     /// Round robin over the backends that are alive at `now` and not in `tried`; exactly even while these stay the same.

@@ -5,6 +5,7 @@
 //! loads one snapshot and decides from that alone.
 
 mod backend;
+mod budget;
 mod frontend;
 mod host;
 mod moment;
@@ -16,6 +17,7 @@ use arc_swap::{ArcSwap, Guard};
 use tokio::sync::watch;
 
 pub use backend::{Backend, BackendError, Origin, OriginHost};
+pub use budget::RetryBudget;
 pub use frontend::{Choice, Frontend, Slot, Tried};
 pub use host::{Host, HostError};
 pub use moment::{Clock, Moment};

@@ -22,6 +22,8 @@ pub struct Metrics {
     responses_by_status: Box<[OnceLock<IntCounter>]>,
     /// `planb_reverseproxy_retries_total`
     pub retries: IntCounter,
+    /// `planb_reverseproxy_retries_refused_total`
+    pub retries_refused: IntCounter,
     /// `planb_reverseproxy_malformed_requests_total`
     pub malformed_requests: IntCounter,
     /// `planb_reverseproxy_client_timeouts_total`
@@ -100,6 +102,10 @@ impl Metrics {
             retries: new.counter(
                 "planb_reverseproxy_retries_total",
                 "Attempts after the first that a request needed to find a working backend.",
+            )?,
+            retries_refused: new.counter(
+                "planb_reverseproxy_retries_refused_total",
+                "Attempts that were not made because too many of the frontend's requests were retries already.",
             )?,
             malformed_requests: new
                 .counter("planb_reverseproxy_malformed_requests_total", "Requests refused as malformed.")?,

@@ -30,6 +30,7 @@ mod metrics;
 mod passthrough;
 mod redis_login;
 mod reports;
+mod retries;
 mod selection;
 mod sentinel;
 mod session;

@@ -36,6 +36,7 @@ fn every_metric_is_on_the_page() {
         "planb_reverseproxy_pool_idle_connections",
         "planb_reverseproxy_pool_reuses_total",
         "planb_reverseproxy_retries_total",
+        "planb_reverseproxy_retries_refused_total",
         "planb_reverseproxy_tunnels_current_open",
         "planb_router_backend_markdead_total",
         "planb_router_dead_marks_dropped_total",

@@ -1,11 +1,9 @@
 //! Connections to backends: which are kept, what is sent again, and who is taken for dead.
 
 use std::{
-    net::{Ipv4Addr, TcpListener},
+    net::TcpListener,
     sync::atomic::{AtomicUsize, Ordering},
 };
-
-use socket2::{Domain, Socket, Type};
 
 use super::support::{Backend, Exchange, Response, Stack, closed_port, redis, wait_until};
 
@@ -97,17 +95,6 @@ fn one_refusing_backend_among_several_costs_no_client_anything() {
 }
 
 #[test]
-fn a_request_gives_up_after_three_retries() {
-    let stack = Stack::start(&["--dead-backend-time=0"]);
-    let refusing: Vec<_> = (0..5).map(|_| closed_port()).collect();
-    let urls: Vec<&str> = refusing.iter().map(|(_, url)| url.as_str()).collect();
-    stack.list(HOST, &urls);
-    assert_is_503(&stack.try_get(), "");
-    assert_eq!(stack.planb.count("planb_reverseproxy_pool_dials_total"), 4);
-    assert_eq!(stack.marks(), 0);
-}
-
-#[test]
 fn a_single_refusing_backend_is_dead_to_the_next_request() {
     let stack = Stack::start(&[]);
     let (_guard, refusing) = closed_port();
@@ -117,42 +104,6 @@ fn a_single_refusing_backend_is_dead_to_the_next_request() {
     assert_is_503(&stack.try_post("body"), "all backends are dead");
     stack.planb.wait_for_log(&format!("ERROR in {HOST} -> ? - /path - : - all backends are dead"));
     stack.wait_for_dead(HOST, "0");
-}
-
-#[test]
-fn names_without_an_address_and_full_backlogs_are_dead_too() {
-    let stack = Stack::start(&["--dial-timeout=1"]);
-    // No name has a label of 64 letters, so that nobody needs to be asked.
-    stack.list("name.test", &[&format!("http://{}.test:80", "a".repeat(64))]);
-    let mut client = stack.planb.connect();
-    assert_is_503(&client.get("name.test", "/"), "");
-    stack.wait_for_dead("name.test", "0");
-
-    let (_queue, url) = full_backlog();
-    stack.list(HOST, &[&url]);
-    assert_is_503(&stack.try_get(), "");
-    assert!(stack.planb.wait_for_log("dial timeout").ends_with("*DEAD*"));
-    stack.wait_for_dead(HOST, "0");
-    assert_eq!(stack.marks(), 2);
-}
-
-/// A listener whose queue is full, so that no further connection to it is ever made; and its URL.
-fn full_backlog() -> (Vec<Socket>, String) {
-    let socket = || Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    let listener = socket();
-    listener.bind(&std::net::SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
-    listener.listen(0).unwrap();
-    let address = listener.local_addr().unwrap();
-    let url = format!("http://{}", address.as_socket().unwrap());
-    let mut sockets = vec![listener];
-    for _ in 0..4 {
-        let filler = socket();
-        filler.set_nonblocking(true).unwrap();
-        // It is on its way; whether it arrives does not matter.
-        let _ = filler.connect(&address);
-        sockets.push(filler);
-    }
-    (sockets, url)
 }
 
 #[test]

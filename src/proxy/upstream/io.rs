@@ -1,4 +1,4 @@
-//! A connection to a backend that counts what it receives.
+//! A connection to a backend that counts what goes over it.
 
 use std::{
     io,
@@ -17,18 +17,44 @@ use crate::transport::Transport;
 /// The stream under an HTTP connection to a backend.
 pub struct UpstreamIo {
     stream: Transport,
-    received: Arc<AtomicU64>,
+    meter: Arc<Meter>,
+}
+
+/// Bytes that went over a connection so far.
+#[derive(Debug, Default)]
+pub struct Meter {
+    received: AtomicU64,
+    sent: AtomicU64,
+}
+
+impl Meter {
+    /// Bytes that came from the backend.
+    pub fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that may have reached the backend.
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
 }
 
 impl UpstreamIo {
-    /// Counts what comes from `stream`.
+    /// Counts what goes over `stream`.
     pub fn new(stream: Transport) -> Self {
-        Self { stream, received: Arc::default() }
+        Self { stream, meter: Arc::default() }
     }
 
-    /// Bytes received so far, readable after the stream has been given away.
-    pub fn received(&self) -> Arc<AtomicU64> {
-        Arc::clone(&self.received)
+    /// What it counts with, readable after the stream has been given away.
+    pub fn meter(&self) -> Arc<Meter> {
+        Arc::clone(&self.meter)
+    }
+
+    fn count_sent(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(bytes)) = &written {
+            self.meter.sent.fetch_add(*bytes as u64, Ordering::Relaxed);
+        }
+        written
     }
 }
 
@@ -36,14 +62,15 @@ impl AsyncRead for UpstreamIo {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-        self.received.fetch_add((buf.filled().len() - before) as u64, Ordering::Relaxed);
+        self.meter.received.fetch_add((buf.filled().len() - before) as u64, Ordering::Relaxed);
         Poll::Ready(Ok(()))
     }
 }
 
 impl AsyncWrite for UpstreamIo {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.count_sent(written)
     }
 
     fn poll_write_vectored(
@@ -51,7 +78,8 @@ impl AsyncWrite for UpstreamIo {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.count_sent(written)
     }
 
     fn is_write_vectored(&self) -> bool {

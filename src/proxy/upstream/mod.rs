@@ -7,10 +7,7 @@
 mod io;
 mod pool;
 
-use std::{
-    rc::Rc,
-    sync::{Arc, atomic::AtomicU64},
-};
+use std::{rc::Rc, sync::Arc};
 
 use http::{Method, Request, Response, request};
 use hyper::{
@@ -62,29 +59,29 @@ impl Upstream {
         Ok(self.dialer.reach(origin).await?)
     }
 
-    /// Sends `request` over a kept connection if there is one, else over a new one, and waits for the response's head.
+    /// Sends `request` over a kept connection if there is one, else over a new one, and waits for the response's head. It is
+    /// sent once more, over a new connection, if a kept one has lost it, that can do no harm, and `may_repeat` agrees.
     pub async fn send(
         &self,
         backend: &Arc<Backend>,
         mut request: Request<RequestBody>,
+        may_repeat: impl FnOnce() -> bool,
     ) -> Result<(Response<Incoming>, Lease), Failure> {
         while let Some(mut connection) = self.pool.take(backend.origin()) {
-            let repeat = is_repeatable(&request).then(|| head_of(&request));
-            let received = connection.received();
-            let mut error = match connection.send(request).await {
+            let is_repeatable = is_repeatable(&request);
+            let received = connection.meter().received();
+            let (error, unsent) = match exchange(&mut connection, request).await {
                 Ok(response) => return Ok((response, Lease::new(connection, &self.pool))),
-                Err(error) => error,
+                Err(failed) => failed,
             };
-            debug!(backend = backend.url(), error = %error.error(), "a kept connection turned out to be closed");
-            request = match (error.take_message(), repeat) {
-                (Some(unsent), _) => unsent,
-                (None, Some(head)) if connection.received() == received => {
-                    self.pool.count_repeat();
-                    Request::from_parts(head, RequestBody::empty())
+            debug!(backend = backend.url(), %error, "a kept connection turned out to be closed");
+            request = match unsent {
+                Unsent::Whole(unsent) => unsent,
+                Unsent::Head(head) if is_repeatable && connection.meter().received() == received && may_repeat() => {
+                    request = Request::from_parts(head, RequestBody::default());
+                    break;
                 }
-                (None, _) => {
-                    return Err(Failure { error: ProxyError::from_exchange(error.into_error()), unsent: None });
-                }
+                Unsent::Head(_) => return Err(Failure { error: ProxyError::from_exchange(error), unsent: None }),
             };
         }
         // In a box, because the future that dials is large, and every request's would otherwise be as large.
@@ -103,14 +100,45 @@ impl Upstream {
                 return Err(Failure { error, unsent: Some(request) });
             }
         };
-        match connection.send(request).await {
+        match exchange(&mut connection, request).await {
             Ok(response) => Ok((response, Lease::new(connection, &self.pool))),
-            Err(mut error) => {
-                let unsent = error.take_message();
-                Err(Failure { error: ProxyError::from_exchange(error.into_error()), unsent })
+            Err((error, unsent)) => {
+                let unsent = match unsent {
+                    Unsent::Whole(unsent) => Some(unsent),
+                    Unsent::Head(_) => None,
+                };
+                Err(Failure { error: ProxyError::from_exchange(error), unsent })
             }
         }
     }
+}
+
+/// What is left of a request that failed.
+enum Unsent {
+    /// All of it, since no byte of it can have reached the backend.
+    Whole(Request<RequestBody>),
+    /// Its head alone.
+    Head(request::Parts),
+}
+
+/// Sends a request over a connection, and waits for the response's head.
+async fn exchange(
+    connection: &mut Connection,
+    request: Request<RequestBody>,
+) -> Result<Response<Incoming>, (hyper::Error, Unsent)> {
+    let (head, body) = (head_of(&request), request.body().share());
+    let sent = connection.meter().sent();
+    let mut error = match connection.send(request).await {
+        Ok(response) => return Ok(response),
+        Err(error) => error,
+    };
+    let unsent = match error.take_message() {
+        Some(unsent) => Unsent::Whole(unsent),
+        // The library had begun with it, but the socket took nothing.
+        None if connection.meter().sent() == sent && body.rewind() => Unsent::Whole(Request::from_parts(head, body)),
+        None => Unsent::Head(head),
+    };
+    Err((error.into_error(), unsent))
 }
 
 impl Upstream {
@@ -118,7 +146,7 @@ impl Upstream {
     async fn dial(&self, backend: &Arc<Backend>) -> Result<Connection, ProxyError> {
         self.traffic.dials.inc();
         let io = UpstreamIo::new(self.dialer.connect(backend.origin()).await?);
-        let received: Arc<AtomicU64> = io.received();
+        let meter = io.meter();
         let (sender, connection) = self.http.handshake(TokioIo::new(io)).await.map_err(ProxyError::Broken)?;
         // The connection's task needs no tracking: it ends when its sender is dropped, by the pool or by the request that
         // holds it, and with the worker at the latest.
@@ -127,7 +155,7 @@ impl Upstream {
                 debug!(%error, "a connection to a backend ended with an error");
             }
         });
-        Ok(Connection::new(sender, received, Arc::clone(backend)))
+        Ok(Connection::new(sender, meter, Arc::clone(backend)))
     }
 }
 
@@ -146,4 +174,106 @@ fn head_of(request: &Request<RequestBody>) -> request::Parts {
     head.uri = request.uri().clone();
     head.headers = request.headers().clone();
     head
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{convert::Infallible, future::pending, net::Shutdown, pin::pin, time::Duration};
+
+    use http_body_util::BodyExt;
+    use hyper::{server, service::service_fn};
+    use socket2::SockRef;
+    use tokio::{
+        io::{AsyncWriteExt, DuplexStream, Interest, duplex},
+        net::TcpListener,
+        sync::mpsc,
+        task::{LocalSet, spawn_local},
+    };
+
+    use super::*;
+
+    /// A request as it comes from a client; only a server of the library's makes one. The client is still there.
+    async fn request(bytes: &str) -> (Request<RequestBody>, DuplexStream) {
+        let (mut client, server) = duplex(1024);
+        let (requests, mut received) = mpsc::channel(1);
+        spawn_local(async move {
+            let handler = service_fn(|request: Request<Incoming>| {
+                requests.try_send(request).unwrap();
+                pending::<Result<Response<String>, Infallible>>()
+            });
+            let _ = server::conn::http1::Builder::new().serve_connection(TokioIo::new(server), handler).await;
+        });
+        client.write_all(bytes.as_bytes()).await.unwrap();
+        let request: Request<Incoming> = received.recv().await.unwrap();
+        (request.map(|body| RequestBody::new(body, None)), client)
+    }
+
+    /// A connection whose socket takes no byte, because the backend has reset it, or for another reason that shows only when
+    /// it is written to.
+    async fn lost_connection(by_reset: bool) -> (Connection, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut peer, _) = listener.accept().await.unwrap();
+        if by_reset {
+            SockRef::from(&peer).set_linger(Some(Duration::ZERO)).unwrap();
+            peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            stream.ready(Interest::READABLE).await.unwrap();
+        } else {
+            SockRef::from(&stream).shutdown(Shutdown::Write).unwrap();
+        }
+        let io = UpstreamIo::new(stream.into());
+        let meter = io.meter();
+        let (sender, connection) = http1::Builder::new().handshake(TokioIo::new(io)).await.unwrap();
+        spawn_local(connection);
+        (Connection::new(sender, meter, Arc::new(Backend::parse("http://a").unwrap())), peer)
+    }
+
+    #[test]
+    fn a_request_of_which_no_byte_was_sent_comes_back_whole() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let requests = [
+            ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", ""),
+            ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\na body", "a body"),
+            (
+                "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\na \r\n4\r\nbody\r\n0\r\n\r\n",
+                "a body",
+            ),
+        ];
+        for by_reset in [true, false] {
+            for (bytes, body) in requests {
+                LocalSet::new().block_on(&runtime, async {
+                    let (mut connection, _peer) = lost_connection(by_reset).await;
+                    let (request, _client) = request(bytes).await;
+                    let method = request.method().clone();
+                    let Err((error, Unsent::Whole(unsent))) = exchange(&mut connection, request).await else {
+                        panic!("{bytes:?} is taken for sent");
+                    };
+                    assert!(unsent.method() == method && unsent.headers()["host"] == "a", "{error}");
+                    let collected = pin!(unsent.into_body()).collect().await.unwrap();
+                    assert_eq!(collected.to_bytes(), body, "{error}");
+                });
+            }
+        }
+    }
+
+    #[test]
+    fn a_request_of_which_a_byte_was_sent_does_not() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        LocalSet::new().block_on(&runtime, async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let (peer, _) = listener.accept().await.unwrap();
+            let io = UpstreamIo::new(stream.into());
+            let meter = io.meter();
+            let (sender, connection) = http1::Builder::new().handshake(TokioIo::new(io)).await.unwrap();
+            spawn_local(connection);
+            let mut connection = Connection::new(sender, meter, Arc::new(Backend::parse("http://a").unwrap()));
+            let (request, _client) = request("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+            spawn_local(async move {
+                peer.readable().await.unwrap();
+                drop(peer);
+            });
+            assert!(matches!(exchange(&mut connection, request).await, Err((_, Unsent::Head(_)))));
+        });
+    }
 }

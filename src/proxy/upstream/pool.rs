@@ -4,10 +4,7 @@ use std::{
     cell::RefCell,
     collections::{HashMap, VecDeque},
     rc::Rc,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -19,6 +16,7 @@ use hyper::{
 };
 use prometheus::{IntCounter, IntGauge};
 
+use super::io::Meter;
 use crate::{
     proxy::body::RequestBody,
     routing::{Backend, Origin},
@@ -31,8 +29,6 @@ pub struct Traffic {
     pub dials: IntCounter,
     /// Requests sent on a kept connection.
     pub reuses: IntCounter,
-    /// Requests sent again because a kept connection had been closed.
-    pub repeats: IntCounter,
     /// Connections in all pools.
     pub idle: IntGauge,
 }
@@ -40,18 +36,18 @@ pub struct Traffic {
 /// A connection to a backend, over which one request at a time can be sent.
 pub struct Connection {
     sender: SendRequest<RequestBody>,
-    received: Arc<AtomicU64>,
+    meter: Arc<Meter>,
     backend: Arc<Backend>,
 }
 
 impl Connection {
-    pub(super) fn new(sender: SendRequest<RequestBody>, received: Arc<AtomicU64>, backend: Arc<Backend>) -> Self {
-        Self { sender, received, backend }
+    pub(super) fn new(sender: SendRequest<RequestBody>, meter: Arc<Meter>, backend: Arc<Backend>) -> Self {
+        Self { sender, meter, backend }
     }
 
-    /// Bytes received so far.
-    pub fn received(&self) -> u64 {
-        self.received.load(Ordering::Relaxed)
+    /// What its bytes are counted by.
+    pub fn meter(&self) -> &Meter {
+        &self.meter
     }
 
     /// Sends a request; gives it back if it was not begun.
@@ -99,10 +95,6 @@ impl Pool {
             }
         }
         None
-    }
-
-    pub(super) fn count_repeat(&self) {
-        self.traffic.repeats.inc();
     }
 
     fn put(&self, connection: Connection) {

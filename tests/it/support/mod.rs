@@ -15,8 +15,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use socket2::{Domain, Socket, Type};
+
 pub use ::planb::demo::PrivateRedis;
-pub use backend::{Backend, Exchange};
+pub use backend::{Backend, Exchange, Gate};
 pub use client::{Client, Response, get};
 pub use hello::{hello, hello_message, record};
 pub use http2::{Http2, Stream};
@@ -151,6 +153,25 @@ pub fn closed_port() -> (socket2::Socket, String) {
     socket.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
     let address = socket.local_addr().unwrap().as_socket().unwrap();
     (socket, format!("http://{address}"))
+}
+
+/// A listener whose queue is full, so that no further connection to it is ever made; and its URL.
+pub fn full_backlog() -> (Vec<Socket>, String) {
+    let socket = || Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    let listener = socket();
+    listener.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    listener.listen(0).unwrap();
+    let address = listener.local_addr().unwrap();
+    let url = format!("http://{}", address.as_socket().unwrap());
+    let mut sockets = vec![listener];
+    for _ in 0..4 {
+        let filler = socket();
+        filler.set_nonblocking(true).unwrap();
+        // It is on its way; whether it arrives does not matter.
+        let _ = filler.connect(&address);
+        sockets.push(filler);
+    }
+    (sockets, url)
 }
 
 /// Longer than anything may take on a busy machine.
