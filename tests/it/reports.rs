@@ -307,24 +307,6 @@ fn a_master_that_becomes_a_replica_is_noticed_at_the_next_mark() {
 }
 
 #[test]
-fn what_one_proxy_has_found_dead_another_skips() {
-    let (master, replica) = redis_pair();
-    let (_guard, closed) = closed_port();
-    redis(&master, &["RPUSH", "frontend:dead.test", "id", &closed, &Backend::named("a").url()]);
-    wait_until("the replica has the list", || redis_cli(&replica, &["LLEN", "frontend:dead.test"]) == "3");
-    let (one, other) = (Planb::builder(&replica, &master).start(), Planb::builder(&replica, &master).start());
-    let marks = |planb: &Planb| planb.count("planb_router_backend_markdead_total");
-    wait_until("the one has found it dead", || one.ask("dead.test") == "a" && marks(&one) == 1);
-    // Events are counted when what they change is in force; without a request there is nothing else to see.
-    wait_until("the other has heard of it", || other.metric("planb_sync_events_total") > 0.0);
-    for _ in 0..4 {
-        assert_eq!(other.ask("dead.test"), "a");
-    }
-    assert_eq!((marks(&one), marks(&other)), (1, 0));
-    assert_eq!(other.count("planb_reverseproxy_retries_total"), 0);
-}
-
-#[test]
 fn marks_are_recorded_before_the_end() {
     let mut split = Split::start(&[]);
     let (_guard, closed) = closed_port();
