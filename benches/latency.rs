@@ -1,6 +1,7 @@
 //! From Redis' reply to an edit on the master until a request is routed by it, by way of a replica.
 //!
-//! One connection asks the proxy again and again, so the time includes the request that finds out.
+//! One connection asks the proxy again and again, so the time includes the request that finds out. Then, how soon a second
+//! instance skips a backend that the first has found dead, without trying it.
 
 #![expect(clippy::print_stdout, reason = "the figures are the point")]
 
@@ -15,8 +16,10 @@ use std::{
 
 use anyhow::{Context, ensure};
 use planb::demo::PrivateRedis;
+use socket2::{Domain, Socket, Type};
 
 const EDITS: usize = 2_000;
+const MARKS: usize = 200;
 const EXISTING: &str = "existing.example.com";
 
 fn main() -> anyhow::Result<()> {
@@ -27,13 +30,18 @@ fn main() -> anyhow::Result<()> {
     master.command(&["RPUSH", &format!("frontend:{EXISTING}"), "bench", &format!("http://{}", backends.first)])?;
     master.wait_for_replica(&replica)?;
     let proxy = Proxy::start(replica.port(), master.port())?;
+    let other = Proxy::start(replica.port(), master.port())?;
 
     let mut redis = Redis::connect(master.port())?;
     let mut client = Client::connect(proxy.address)?;
+    let mut elsewhere = Client::connect(other.address)?;
     // Redis is out of reach of the terminal's Ctrl-C, so the end is awaited here, where dropping stops it.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let measured = runtime.block_on(async {
-        let work = tokio::task::spawn_blocking(move || measure(&mut redis, &mut client, &backends));
+        let work = tokio::task::spawn_blocking(move || {
+            measure(&mut redis, &mut client, &backends)?;
+            measure_marks(&mut redis, &mut client, &mut elsewhere)
+        });
         tokio::select! {
             measured = work => Some(measured),
             _ = tokio::signal::ctrl_c() => None,
@@ -71,6 +79,33 @@ fn measure(redis: &mut Redis, client: &mut Client, backends: &Backends) -> anyho
     report("another backend for a host", &mut times);
     let requests: Vec<_> = (0..EDITS).map(|_| wait_for(client, EXISTING, "first")).collect::<Result<_, _>>()?;
     report("none: one request alone", &mut { requests });
+    Ok(())
+}
+
+/// Asks the second instance some time after the first has answered that the only backend cannot be reached. If it has not
+/// heard of that yet, it finds out for itself, and its answer says so.
+fn measure_marks(redis: &mut Redis, client: &mut Client, elsewhere: &mut Client) -> anyhow::Result<()> {
+    let refusing = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    refusing.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
+    let port = refusing.local_addr()?.as_socket().context("it is bound")?.port();
+    println!("\nOf {MARKS} backends found dead by one instance, how many another skipped without having tried them:\n");
+    println!("| asked this long after the first one's answer | skipped |\n|---|--:|");
+    for micros in [0_u32, 500, 1_000, 2_000, 5_000] {
+        let mut skipped = 0;
+        for number in 0..MARKS {
+            let host = format!("dead-{micros}-{number}.example.com");
+            redis.command(&format!("RPUSH frontend:{host} bench http://127.0.0.1:{port}"))?;
+            let began = Instant::now();
+            while !client.get(&host)?.starts_with("HTTP/1.1 503") {
+                ensure!(began.elapsed() < Duration::from_secs(10), "{host} has no route");
+            }
+            thread::sleep(Duration::from_micros(micros.into()));
+            let answer = elsewhere.get(&host)?;
+            ensure!(answer.starts_with("HTTP/1.1 503"), "{host}: {answer}");
+            skipped += usize::from(answer.contains("all backends are dead"));
+        }
+        println!("| {} ms | {skipped} |", f64::from(micros) / 1e3);
+    }
     Ok(())
 }
 
