@@ -15,7 +15,7 @@ use jiff::SignedDuration;
 
 use crate::{
     config::{Config, Engine, Tls},
-    proxy::{self, ClientTimeouts, LIBRARY_MAX_HEADERS},
+    proxy::{self, ClientTimeouts, LIBRARY_MAX_HEADERS, LoadBalancing},
     secret::Secret,
     store::{self, Purpose},
     sync,
@@ -157,6 +157,18 @@ struct Flags {
     #[arg(long, env = "PLANB_DEAD_BACKEND_TIME", default_value_t = 30, value_name = "SECONDS")]
     dead_backend_time: u32,
 
+    /// How a request's backend is chosen. round-robin: they take turns. least-requests: of two drawn by lot, the one with
+    /// fewer requests in flight. sticky: a client stays with the backend that a cookie of ours names, and new clients
+    /// take turns; so do the connections of --engine sni, which cannot carry a cookie
+    #[arg(long, env = "PLANB_LOAD_BALANCING", default_value = "round-robin", value_name = "POLICY")]
+    load_balancing: Policy,
+
+    /// Secret of at least 16 characters, the same for all instances, with which the cookies of --load-balancing sticky are
+    /// signed, so that any of them honours them; better set in the environment [default: a random one, cookies are honoured
+    /// by the process that set them]
+    #[arg(long, env = "PLANB_STICKY_SECRET", hide_env_values = true, value_parser = secret, value_name = "SECRET")]
+    sticky_secret: Option<Secret>,
+
     /// Milliseconds that response bytes may be held back; accepted for compatibility: they never are
     #[arg(long, env = "PLANB_FLUSH_INTERVAL", default_value_t = 10, value_name = "MILLISECONDS")]
     flush_interval: u32,
@@ -224,6 +236,13 @@ enum EngineName {
 enum ClientAuth {
     Required,
     Optional,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Policy {
+    RoundRobin,
+    LeastRequests,
+    Sticky,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -316,6 +335,11 @@ impl Cli {
                 max_header_size: flags.max_header_size,
                 max_headers: flags.max_headers,
                 verify_backends: flags.backend_tls_verify,
+                load_balancing: match flags.load_balancing {
+                    Policy::RoundRobin => LoadBalancing::RoundRobin,
+                    Policy::LeastRequests => LoadBalancing::LeastRequests,
+                    Policy::Sticky => LoadBalancing::Sticky(flags.sticky_secret),
+                },
             },
         })
     }
@@ -330,9 +354,10 @@ impl Flags {
             _ => None,
         };
         // The parser would quote it.
-        let is_short = self.tls_ticket_secret.as_ref().is_some_and(|secret| secret.0.len() < SHORTEST_SECRET);
+        let is_short = |secret: &Option<Secret>| secret.as_ref().is_some_and(|secret| secret.0.len() < SHORTEST_SECRET);
         listening
-            .or(is_short.then_some(SHORT_SECRET))
+            .or(is_short(&self.tls_ticket_secret).then_some(SHORT_TICKET_SECRET))
+            .or(is_short(&self.sticky_secret).then_some(SHORT_STICKY_SECRET))
             .or_else(|| self.read_redis.contradiction())
             .or_else(|| self.write_redis.contradiction())
     }
@@ -410,7 +435,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Characters of a secret that is not easily guessed.
 const SHORTEST_SECRET: usize = 16;
-const SHORT_SECRET: &str = "--tls-ticket-secret has fewer than 16 characters";
+const SHORT_TICKET_SECRET: &str = "--tls-ticket-secret has fewer than 16 characters";
+const SHORT_STICKY_SECRET: &str = "--sticky-secret has fewer than 16 characters";
 
 #[cfg(test)]
 mod tests {
@@ -444,6 +470,7 @@ mod tests {
         assert_eq!(config.proxy.dial_timeout, Some(Duration::from_secs(10)));
         assert_eq!(config.proxy.dead_backend_time, Duration::from_secs(30));
         assert!(config.proxy.client_timeouts.idle.is_none() && config.proxy.verify_backends);
+        assert_eq!(config.proxy.load_balancing, LoadBalancing::RoundRobin);
     }
 
     #[test]
@@ -471,7 +498,14 @@ mod tests {
 
     #[test]
     fn no_secret_is_shown() {
-        let config = config(&["--tls-listen=:443", "--tls-ticket-secret=correct horse battery staple"]);
+        const SECRET: &str = "correct horse battery staple";
+        let config = config(&[
+            "--tls-listen=:443",
+            &format!("--tls-ticket-secret={SECRET}"),
+            "--load-balancing=sticky",
+            &format!("--sticky-secret={SECRET}"),
+        ]);
+        assert_eq!(config.proxy.load_balancing, LoadBalancing::Sticky(Some(Secret(SECRET.to_owned()))));
         assert!(!format!("{config:?}").contains("horse"));
         let arguments = ["planb", "--read-redis-password=battery", "--write-redis-password=battery"];
         let cli = Cli::try_parse_from(arguments).unwrap();
@@ -530,6 +564,8 @@ mod tests {
     fn a_secret_is_not_easily_guessed() {
         assert!(contradiction(&["--tls-ticket-secret=fifteen letters"]));
         assert!(!contradiction(&["--tls-ticket-secret=sixteen letters!"]));
+        assert!(contradiction(&["--sticky-secret=fifteen letters"]));
+        assert!(!contradiction(&["--sticky-secret=sixteen letters!"]));
     }
 
     #[test]
@@ -589,6 +625,7 @@ mod tests {
             ["--request-id-header", "a b"],
             ["--reconcile-interval", "0s"],
             ["--engine", "nginx"],
+            ["--load-balancing", "random"],
             ["--tls-preset", "weak"],
             ["--tls-ticket-rotation", "49h"],
             ["--tls-client-ca", "ca.pem"],

@@ -24,7 +24,7 @@ use crate::{
     config::Config,
     dial::BackendTls,
     drain::Drain,
-    proxy::{self, ErrorPages, Shared},
+    proxy::{self, ErrorPages, LoadBalancing, Shared, Sticky},
     routing::{Clock, Routes},
     store::StoreError,
     sync::{self, MARK_QUEUE, Reporter, Syncer},
@@ -130,6 +130,7 @@ async fn supervise(mut config: Config, telemetry: &Telemetry, started: impl FnOn
     let shared = Arc::new(Shared {
         connections: Arc::new(Semaphore::new(config.proxy.max_connections.min(Semaphore::MAX_PERMITS))),
         backend_tls: BackendTls::new(config.proxy.verify_backends)?,
+        sticky: sticky(&config.proxy.load_balancing),
         config: config.proxy,
         routes,
         clock,
@@ -242,6 +243,18 @@ fn open_access_log(target: &LogTarget, telemetry: &Telemetry) -> anyhow::Result<
             _ => "cannot open the access log".to_owned(),
         })?;
     Ok(Access { lines, _guard: guard })
+}
+
+/// What names backends to clients, where load balancing is sticky.
+fn sticky(load_balancing: &LoadBalancing) -> Option<Sticky> {
+    let LoadBalancing::Sticky(secret) = load_balancing else { return None };
+    Some(secret.as_ref().map_or_else(
+        || {
+            warn!("without --sticky-secret, cookies of --load-balancing sticky are honoured by this process only");
+            Sticky::with_random_key()
+        },
+        Sticky::new,
+    ))
 }
 
 fn open_error_pages(folder: PathBuf) -> anyhow::Result<Arc<ErrorPages>> {

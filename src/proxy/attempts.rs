@@ -2,16 +2,17 @@
 
 use std::sync::Arc;
 
-use super::{Worker, error::ProxyError, exchange::Exchange};
+use super::{LoadBalancing, Worker, error::ProxyError, exchange::Exchange};
 use crate::{
     dial::DialError,
-    routing::{Choice, DeadMark, Frontend, Tried},
+    routing::{Choice, DeadMark, Frontend, InFlight, Moment, Tried},
 };
 
 /// The attempts so far. Every failure is logged here, and held against the backend where it is the backend's.
 pub struct Attempts<'a> {
     worker: &'a Worker,
     frontend: &'a Arc<Frontend>,
+    wanted: Option<&'a Choice>,
     tried: Tried,
     retries_left: usize,
     last: Option<(Choice, ProxyError)>,
@@ -21,16 +22,24 @@ impl<'a> Attempts<'a> {
     /// At a frontend's backends.
     pub fn at(worker: &'a Worker, frontend: &'a Arc<Frontend>) -> Self {
         frontend.retry_budget().count_request(worker.shared.clock.now());
-        Self { worker, frontend, tried: Tried::default(), retries_left: MOST_RETRIES, last: None }
+        Self { worker, frontend, wanted: None, tried: Tried::default(), retries_left: MOST_RETRIES, last: None }
+    }
+
+    /// The same, beginning with this backend if it is alive.
+    pub fn wanting(self, wanted: Option<&'a Choice>) -> Self {
+        Self { wanted, ..self }
     }
 
     /// The backend to try next; `None` when there is none left, or enough have been tried.
     pub fn next(&mut self, exchange: &mut Exchange) -> Option<Choice> {
-        let choice = self.frontend.choose(self.worker.shared.clock.now(), &self.tried)?;
+        let choice = self.choose(self.worker.shared.clock.now())?;
         if self.last.is_some() && !self.may_retry() {
             return None;
         }
         exchange.attempting(choice.backend.url());
+        if self.goes_by_load() {
+            exchange.occupy(InFlight::at(&choice.backend));
+        }
         Some(choice)
     }
 
@@ -70,6 +79,17 @@ impl<'a> Attempts<'a> {
         }
         exchange.log_error(&ProxyError::AllDead);
         (None, ProxyError::AllDead)
+    }
+
+    fn choose(&self, now: Moment) -> Option<Choice> {
+        if self.goes_by_load() {
+            return self.frontend.choose_less_busy(now, &self.tried, |count| fastrand::usize(..count));
+        }
+        self.frontend.choose_again(self.wanted, now, &self.tried)
+    }
+
+    fn goes_by_load(&self) -> bool {
+        self.worker.shared.config.load_balancing == LoadBalancing::LeastRequests
     }
 
     /// Takes the backend out of rotation, here at once and everywhere by way of Redis, if the error says that it should be.

@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, header};
 
 use super::{Shared, deadlines::Deadlines, error::client_gone, headers};
 use crate::{
-    routing::Frontend,
+    routing::{Frontend, InFlight},
     telemetry::{self, Entry},
 };
 
@@ -32,6 +32,8 @@ pub struct Exchange {
     request_id: Option<HeaderValue>,
     frontend: Option<Arc<Frontend>>,
     backend: Option<Box<str>>,
+    /// Where requests in flight are counted.
+    in_flight: Option<InFlight>,
     /// `None` while there is no response head.
     status: Option<StatusCode>,
     body_bytes: u64,
@@ -69,6 +71,7 @@ impl Exchange {
             request_id: None,
             frontend: None,
             backend: None,
+            in_flight: None,
             status: None,
             body_bytes: 0,
             backend_time: Duration::ZERO,
@@ -93,6 +96,7 @@ impl Exchange {
             request_id: None,
             frontend: None,
             backend: None,
+            in_flight: None,
             status: None,
             body_bytes: 0,
             backend_time: Duration::ZERO,
@@ -113,6 +117,11 @@ impl Exchange {
     /// An attempt begins with this backend.
     pub fn attempting(&mut self, url: &str) {
         self.backend = Some(url.into());
+    }
+
+    /// The attempt's backend is busy with it from here to the next attempt or the exchange's end.
+    pub fn occupy(&mut self, in_flight: InFlight) {
+        self.in_flight = Some(in_flight);
     }
 
     /// The last attempt took this long.

@@ -21,6 +21,7 @@ mod listener;
 mod pages;
 mod passthrough;
 mod service;
+mod sticky;
 mod tunnel;
 mod upstream;
 mod websocket;
@@ -39,12 +40,14 @@ use crate::{
     dial::{BackendTls, Dialer},
     drain::Drain,
     routing::{Clock, DeadMark, Routes},
+    secret::Secret,
     telemetry::{AccessLog, Lines, Metrics, StoreHealth},
 };
 
 pub use deadlines::ClientTimeouts;
 pub use listener::{Door, Listeners, Protocol};
 pub use pages::ErrorPages;
+pub use sticky::Sticky;
 pub use upstream::Traffic;
 use upstream::{Pool, Upstream};
 
@@ -73,6 +76,20 @@ pub struct Config {
     pub max_headers: usize,
     /// Whether the certificates of `https` backends are verified.
     pub verify_backends: bool,
+    /// How a frontend's requests are spread over its backends.
+    pub load_balancing: LoadBalancing,
+}
+
+/// How a frontend's requests are spread over its backends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LoadBalancing {
+    /// They take turns.
+    RoundRobin,
+    /// Of two backends that are drawn by lot, the one with fewer requests in flight.
+    LeastRequests,
+    /// As the first, but a client stays with the backend that a cookie names. The secret is what cookies are signed with;
+    /// without it, one of the process's own is.
+    Sticky(Option<Secret>),
 }
 
 /// What all workers share.
@@ -99,6 +116,8 @@ pub struct Shared {
     pub connections: Arc<Semaphore>,
     /// How `https` backends are spoken to.
     pub backend_tls: BackendTls,
+    /// What names backends to clients, where load balancing is sticky.
+    pub sticky: Option<Sticky>,
 }
 
 /// One thread's share of the proxy.

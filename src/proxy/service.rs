@@ -84,6 +84,8 @@ pub async fn answer(
         return refuse(&worker, exchange, &ProxyError::NoRoute, unread);
     };
     exchange.routed(&frontend);
+    let sticky = worker.shared.sticky.as_ref();
+    let wanted = sticky.and_then(|sticky| sticky.wanted(&frontend, &head.headers));
     make_origin_form(&mut head);
     if let Some(opening) = &opening {
         opening.ask(&mut head.headers);
@@ -92,11 +94,19 @@ pub async fn answer(
 
     let mut request = Request::from_parts(head, RequestBody::new(body, turn.deadlines.clone().filter(|_| is_http2)));
     headers::declare_body(&mut request);
-    let (choice, outcome) = attempt(&worker, &frontend, &host, request, opening.as_ref(), &mut exchange).await;
+    let (choice, outcome) =
+        attempt(&worker, &frontend, wanted.as_ref(), &host, request, opening.as_ref(), &mut exchange).await;
+    let cookie = match (sticky, &choice, &outcome) {
+        (Some(sticky), Some(choice), Ok(_)) => sticky.cookie(&frontend, choice, wanted.as_ref(), client.scheme),
+        _ => None,
+    };
     let mut response = match outcome {
         Ok((response, lease)) => respond(&worker, client, &turn, response, lease, opening, exchange),
         Err(error) => refuse(&worker, exchange, &error, unread),
     };
+    if let Some(cookie) = cookie {
+        response.headers_mut().append(header::SET_COOKIE, cookie);
+    }
     if debug {
         add_debug_headers(response.headers_mut(), &frontend, choice.as_ref());
     }
@@ -107,12 +117,13 @@ pub async fn answer(
 async fn attempt(
     worker: &Worker,
     frontend: &Arc<Frontend>,
+    wanted: Option<&Choice>,
     host: &HeaderValue,
     mut request: Request<RequestBody>,
     opening: Option<&Opening>,
     exchange: &mut Exchange,
 ) -> (Option<Choice>, Result<(Response<Incoming>, Lease), ProxyError>) {
-    let mut attempts = Attempts::at(worker, frontend);
+    let mut attempts = Attempts::at(worker, frontend).wanting(wanted);
     let mut replaced = Replaced::default();
     while let Some(choice) = attempts.next(exchange) {
         let backend = &choice.backend;

@@ -4,8 +4,8 @@ use std::{
     fmt,
     net::IpAddr,
     sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -21,6 +21,8 @@ pub struct Backend {
     origin: Arc<Origin>,
     dead_until: AtomicU64,
     is_retired: AtomicBool,
+    pub(super) in_flight: AtomicUsize,
+    tag: OnceLock<Box<str>>,
 }
 
 /// Where connections go: backends of different frontends with the same origin share their pooled connections.
@@ -65,6 +67,8 @@ impl Backend {
             origin: Arc::new(Origin::parse(url)?),
             dead_until: AtomicU64::new(0),
             is_retired: AtomicBool::new(false),
+            in_flight: AtomicUsize::new(0),
+            tag: OnceLock::new(),
         })
     }
 
@@ -93,6 +97,16 @@ impl Backend {
     pub fn mark_dead(&self, now: Moment, until: Moment) -> bool {
         let before = self.dead_until.fetch_max(until.as_millis(), Ordering::Relaxed);
         before <= now.as_millis() && until > now
+    }
+
+    /// How many requests it was given and is not done with, as far as they are counted (see [`InFlight`](super::InFlight)).
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// What clients are given to name this backend by. Derived at the first call, and the same ever after.
+    pub fn tag(&self, derive: impl FnOnce() -> Box<str>) -> &str {
+        self.tag.get_or_init(derive)
     }
 
     /// Puts the backend back into rotation.

@@ -17,6 +17,9 @@ pub struct Frontend {
     slots: Box<[Slot]>,
     listed: usize,
     cursor: AtomicUsize,
+    /// Where retries are in turns of their own: they must not shift the others', or a request after a failed one would begin
+    /// where that did.
+    retry_cursor: AtomicUsize,
     /// Made by the first request: most frontends of a large table have none for long.
     budget: OnceLock<Arc<RetryBudget>>,
 }
@@ -50,7 +53,7 @@ impl Tried {
         self.0.push(backend);
     }
 
-    fn contains(&self, backend: &Arc<Backend>) -> bool {
+    pub(super) fn contains(&self, backend: &Arc<Backend>) -> bool {
         self.0.iter().any(|tried| Arc::ptr_eq(tried, backend))
     }
 }
@@ -68,6 +71,7 @@ impl Frontend {
             slots: slots.into(),
             listed,
             cursor: AtomicUsize::new(0),
+            retry_cursor: AtomicUsize::new(0),
             budget: OnceLock::new(),
         })
     }
@@ -124,7 +128,8 @@ impl Frontend {
         if count == 0 {
             return None;
         }
-        let turn = self.cursor.fetch_add(1, Ordering::Relaxed) % count;
+        let cursor = if tried.0.is_empty() { &self.cursor } else { &self.retry_cursor };
+        let turn = cursor.fetch_add(1, Ordering::Relaxed) % count;
         // A mark that lands between the two passes shortens the second; its first slot then stands in.
         let mut candidates = self.slots.iter().filter(eligible);
         let slot = match candidates.nth(turn) {
@@ -197,6 +202,23 @@ mod tests {
         assert_ne!(first.backend.url(), second.backend.url());
         tried.add(second.backend);
         assert!(frontend.choose(Moment::PAST, &tried).is_none());
+    }
+
+    #[test]
+    fn retries_do_not_shift_the_turns_and_are_even_too() {
+        let frontend = frontend(&["http://failing", "http://b", "http://c"]);
+        let mut tally = HashMap::<String, usize>::new();
+        for _ in 0..300 {
+            let mut tried = Tried::default();
+            let mut choice = frontend.choose(Moment::PAST, &tried).unwrap();
+            *tally.entry(choice.backend.url().to_owned()).or_default() += 1;
+            if choice.backend.url() == "http://failing" {
+                tried.add(choice.backend);
+                choice = frontend.choose(Moment::PAST, &tried).unwrap();
+                *tally.entry(choice.backend.url().to_owned()).or_default() += 1;
+            }
+        }
+        assert_eq!((tally["http://failing"], tally["http://b"], tally["http://c"]), (100, 150, 150));
     }
 
     proptest! {

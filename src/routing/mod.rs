@@ -5,6 +5,7 @@
 //! loads one snapshot and decides from that alone.
 
 mod backend;
+mod balance;
 mod budget;
 mod frontend;
 mod host;
@@ -17,6 +18,7 @@ use arc_swap::{ArcSwap, Guard};
 use tokio::sync::watch;
 
 pub use backend::{Backend, BackendError, Origin, OriginHost};
+pub use balance::InFlight;
 pub use budget::RetryBudget;
 pub use frontend::{Choice, Frontend, Slot, Tried};
 pub use host::{Host, HostError};

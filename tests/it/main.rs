@@ -6,6 +6,7 @@
 
 mod support;
 
+mod balancing;
 mod bodies;
 mod certificate_folder;
 mod certificate_text;
@@ -39,6 +40,7 @@ mod session;
 mod silent;
 mod snapshot_file;
 mod startup;
+mod sticky;
 mod table;
 mod trust;
 mod upstream;

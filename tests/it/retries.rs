@@ -266,6 +266,7 @@ fn retries_are_a_fifth_of_the_requests_beyond_the_first_of_each_second() {
     let seconds = began.elapsed().as_secs() + 1;
     let retries = stack.planb.count(RETRIES);
     assert_eq!(stack.planb.count("planb_reverseproxy_retries_refused_total"), refused);
+    assert_eq!(retries + refused, requests / 2, "each second request begins at the backend that refuses");
     assert!(retries <= requests / 5 + 20 * seconds, "{retries} retries of {requests} requests in {seconds} s");
     assert!(retries >= requests / 5 - 1, "{retries} retries of {requests} requests");
 

@@ -48,6 +48,7 @@ fn a_wrong_command_line_is_one_clear_line() {
         (["--workers", "0"], "'0' for '--workers"),
         (["--max-header-size", "1"], "'1' for '--max-header-size"),
         (["--flush-interval", "10ms"], "'10ms' for '--flush-interval"),
+        (["--load-balancing", "fair"], "'fair' for '--load-balancing"),
         (["--backend-cache=maybe", "--listen=:0"], "'maybe' for '--backend-cache"),
     ] {
         let line = refusal(&arguments);
@@ -58,8 +59,11 @@ fn a_wrong_command_line_is_one_clear_line() {
 
 #[test]
 fn a_secret_that_is_too_short_is_not_quoted() {
-    let line = refusal(&["--tls-ticket-secret", "sesame"]);
-    assert!(line.contains("--tls-ticket-secret has fewer than 16 characters") && !line.contains("sesame"), "{line}");
+    for flag in ["--tls-ticket-secret", "--sticky-secret"] {
+        let line = refusal(&[flag, "sesame"]);
+        let reason = format!("{flag} has fewer than 16 characters");
+        assert!(line.contains(&reason) && !line.contains("sesame"), "{line}");
+    }
 }
 
 #[test]
@@ -132,6 +136,7 @@ fn help_tells_of_every_flag_there_is_and_of_no_other() {
             ("PLANB_READ_REDIS_PASSWORD", SECRET),
             ("PLANB_WRITE_REDIS_PASSWORD", SECRET),
             ("PLANB_TLS_TICKET_SECRET", SECRET),
+            ("PLANB_STICKY_SECRET", SECRET),
             ("PLANB_READ_REDIS_SENTINEL_PASSWORD", SECRET),
             ("PLANB_WRITE_REDIS_SENTINEL_PASSWORD", SECRET),
         ],
@@ -188,6 +193,8 @@ fn help_tells_of_every_flag_there_is_and_of_no_other() {
         "shrink-grace",
         "snapshot-file",
         "startup-wait",
+        "load-balancing",
+        "sticky-secret",
     ] {
         assert!(help.contains(&format!("--{flag} ")) || help.contains(&format!("--{flag}[")), "--{flag} is missing");
         assert!(

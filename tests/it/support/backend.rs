@@ -12,6 +12,7 @@ use std::{
 };
 
 use rustls::{ServerConfig, ServerConnection, StreamOwned, crypto::aws_lc_rs, pki_types::PrivatePkcs8KeyDer};
+use socket2::{Domain, Socket, Type};
 use tokio_tungstenite::tungstenite::{WebSocket, handshake::derive_accept_key, protocol::Role};
 
 /// A listening backend; one thread a connection. Its threads end with the test's process.
@@ -57,13 +58,23 @@ impl Backend {
         handler: impl Fn(&mut Exchange<'_>) -> bool + Send + Sync + 'static,
     ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::accept(scheme, listener, usize::MAX, wrap, handler)
+    }
+
+    fn accept(
+        scheme: &'static str,
+        listener: TcpListener,
+        most: usize,
+        wrap: impl Fn(TcpStream) -> Wire + Send + 'static,
+        handler: impl Fn(&mut Exchange<'_>) -> bool + Send + Sync + 'static,
+    ) -> Self {
         let address = listener.local_addr().unwrap();
         let requests: Arc<Mutex<Vec<String>>> = Arc::default();
         let connections: Arc<AtomicUsize> = Arc::default();
         let handler = Arc::new(handler);
         let (heads, count) = (Arc::clone(&requests), Arc::clone(&connections));
         thread::spawn(move || {
-            for stream in listener.incoming().map_while(Result::ok) {
+            for stream in listener.incoming().map_while(Result::ok).take(most) {
                 count.fetch_add(1, Ordering::SeqCst);
                 let (heads, handler) = (Arc::clone(&heads), Arc::clone(&handler));
                 stream.set_nodelay(true).unwrap();
@@ -82,6 +93,26 @@ impl Backend {
             exchange.answer("200 OK", "", name.as_bytes());
             true
         })
+    }
+
+    /// A backend that answers one request with its name. Then its port is closed, and for as long as the guard lives it is
+    /// nobody else's.
+    pub fn dying(name: &str) -> (Socket, Self) {
+        let bound = |address: SocketAddr| {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+            socket.set_reuse_address(true).unwrap();
+            socket.bind(&address.into()).unwrap();
+            socket
+        };
+        let guard = bound(([127, 0, 0, 1], 0).into());
+        let socket = bound(guard.local_addr().unwrap().as_socket().unwrap());
+        socket.listen(1).unwrap();
+        let name = name.to_owned();
+        let backend = Self::accept("http", socket.into(), 1, Wire::Plain, move |exchange| {
+            exchange.answer("200 OK", "Connection: close\r\n", name.as_bytes());
+            false
+        });
+        (guard, backend)
     }
 
     /// A backend that answers every request with the request's head, followed by its body.
