@@ -15,6 +15,7 @@ use jiff::SignedDuration;
 
 use crate::{
     config::{Config, Engine, Tls},
+    health,
     proxy::{self, ClientTimeouts, LIBRARY_MAX_HEADERS, LoadBalancing},
     secret::Secret,
     store::{self, Purpose},
@@ -169,6 +170,17 @@ struct Flags {
     #[arg(long, env = "PLANB_STICKY_SECRET", hide_env_values = true, value_parser = secret, value_name = "SECRET")]
     sticky_secret: Option<Secret>,
 
+    /// Check dead backends once a second, and put them back into rotation when, and not before, they are healthy. What a healthy
+    /// response is may be said in the hash healthcheck:HOST (path, status, body). Each dead backend is checked by one of the
+    /// instances with this flag
+    #[arg(long, env = "PLANB_ACTIVE_HEALTHCHECK", num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", action = clap::ArgAction::Set, value_name = "BOOL")]
+    active_healthcheck: bool,
+
+    /// Name in which this instance holds the leases of dead backends that it checks; no other instance may have the same
+    /// [default: the system's host name]
+    #[arg(long, env = "PLANB_HOSTNAME", value_parser = holder, value_name = "NAME")]
+    hostname: Option<String>,
+
     /// Milliseconds that response bytes may be held back; accepted for compatibility: they never are
     #[arg(long, env = "PLANB_FLUSH_INTERVAL", default_value_t = 10, value_name = "MILLISECONDS")]
     flush_interval: u32,
@@ -317,6 +329,11 @@ impl Cli {
                 snapshot_file: flags.snapshot_file,
                 startup_wait: flags.startup_wait,
             },
+            health: flags.active_healthcheck.then(|| health::Config {
+                place: write.clone(),
+                holder: flags.hostname.unwrap_or_else(system_hostname),
+                max_headers: flags.max_headers,
+            }),
             store: store::Config { read, write },
             proxy: proxy::Config {
                 request_timeout: seconds(flags.request_timeout),
@@ -385,6 +402,17 @@ fn certificate_source(text: &str) -> Result<CertificateSource, String> {
 #[expect(clippy::unnecessary_wraps, reason = "value parsers return results")]
 fn secret(text: &str) -> Result<Secret, String> {
     Ok(Secret(text.to_owned()))
+}
+
+fn holder(text: &str) -> Result<String, String> {
+    if text.is_empty() { Err("it is empty".to_owned()) } else { Ok(text.to_owned()) }
+}
+
+/// The system's name, as the original uses it.
+fn system_hostname() -> String {
+    let name = hostname::get().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    // Without a name of its own, it must not be taken for another without one.
+    if name.is_empty() { format!("planb-{}", uuid::Uuid::new_v4()) } else { name }
 }
 
 fn ticket_rotation(text: &str) -> Result<Duration, String> {
@@ -471,6 +499,7 @@ mod tests {
         assert_eq!(config.proxy.dead_backend_time, Duration::from_secs(30));
         assert!(config.proxy.client_timeouts.idle.is_none() && config.proxy.verify_backends);
         assert_eq!(config.proxy.load_balancing, LoadBalancing::RoundRobin);
+        assert!(config.health.is_none());
     }
 
     #[test]
@@ -587,6 +616,20 @@ mod tests {
         assert!(!config(&["--backend-tls-verify=false"]).proxy.verify_backends);
         assert!(config(&["--backend-tls-verify", "--backend-cache"]).proxy.verify_backends);
         config(&["--backend-cache=true", "--flush-interval=10"]);
+        assert!(
+            config(&["--active-healthcheck"]).health.is_some()
+                && config(&["--active-healthcheck=true"]).health.is_some()
+        );
+        assert!(config(&["--active-healthcheck=false"]).health.is_none());
+    }
+
+    #[test]
+    fn leases_are_held_in_the_system_s_name_or_another() {
+        let holder =
+            |arguments: &[&str]| config(&[&["--active-healthcheck"], arguments].concat()).health.unwrap().holder;
+        assert_eq!(holder(&[]), hostname::get().unwrap().to_str().unwrap());
+        assert_eq!(holder(&["--hostname=planb-2"]), "planb-2");
+        assert!(config(&["--hostname=planb-2"]).health.is_none());
     }
 
     #[test]
@@ -636,6 +679,7 @@ mod tests {
             ["--write-redis-sentinel-addrs", ":26379"],
             ["--read-redis-sentinel-role", "slave"],
             ["--write-redis-sentinel-name", ""],
+            ["--hostname", ""],
         ] {
             assert!(Cli::try_parse_from([&["planb"][..], &arguments].concat()).is_err(), "{arguments:?}");
         }

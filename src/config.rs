@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use crate::{proxy, secret::Secret, store, sync, telemetry::LogTarget, tls};
+use crate::{health, proxy, secret::Secret, store, sync, telemetry::LogTarget, tls};
 
 /// The whole configuration.
 #[derive(Clone, Debug)]
@@ -25,6 +25,8 @@ pub struct Config {
     pub store: store::Config,
     /// How the routing table is kept.
     pub sync: sync::Config,
+    /// How dead backends are checked; `None` to leave that to time.
+    pub health: Option<health::Config>,
     /// How requests are handled.
     pub proxy: proxy::Config,
 }

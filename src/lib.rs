@@ -7,6 +7,7 @@
 //! | [`routing`] | pure: which backend answers a request |
 //! | [`store`] | Redis: sessions, keys and messages; the only importer of the client library |
 //! | [`sync`] | keeps routes and certificates in step with Redis, and carries dead marks back to it |
+//! | [`health`] | the active health check: leases, whose turn it is, the request that a dead backend must answer |
 //! | [`proxy`] | from an accepted connection to a finished response |
 //! | [`dial`], [`transport`] | connections to backends, and what HTTP is spoken over |
 //! | [`tls`] | which certificate answers which name; presets, ticket keys, the reader of a ClientHello |
@@ -16,7 +17,7 @@
 //!
 //! One task, the [`sync::Syncer`], keeps an immutable [`routing::Snapshot`] current. Requests read it through
 //! [`routing::Routes`] and never wait for Redis; failures travel to the Redis master through a bounded queue, by way of the
-//! [`sync::Reporter`]. Requests run on one single-threaded runtime per core; everything else shares a small one, so that it
+//! [`sync::Reporter`]. Where it is wanted, the [`health::Checker`] asks dead backends whether they are well again. Requests run on one single-threaded runtime per core; everything else shares a small one, so that it
 //! never delays a request.
 
 pub mod app;
@@ -25,6 +26,7 @@ pub mod config;
 pub mod demo;
 pub mod dial;
 pub mod drain;
+pub mod health;
 pub mod proxy;
 pub mod roots;
 pub mod routing;

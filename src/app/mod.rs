@@ -1,5 +1,6 @@
 //! Where the parts are put together, started and watched.
 
+mod checking;
 mod doors;
 mod signals;
 mod tls;
@@ -24,6 +25,7 @@ use crate::{
     config::Config,
     dial::BackendTls,
     drain::Drain,
+    health::Checker,
     proxy::{self, ErrorPages, LoadBalancing, Shared, Sticky},
     routing::{Clock, Routes},
     store::StoreError,
@@ -31,6 +33,7 @@ use crate::{
     telemetry::{AccessLog, Admin, Lines, LogTarget, StoreHealth, Telemetry},
 };
 
+use checking::Checking;
 use doors::Doors;
 use signals::{Reread, heed_signals};
 use tls::Tls;
@@ -44,6 +47,17 @@ pub struct Started {
     pub tls: Option<SocketAddr>,
     /// The operators' address.
     pub metrics: Option<SocketAddr>,
+}
+
+impl Started {
+    fn log(&self) {
+        info!(
+            address = self.listen.map(tracing::field::display),
+            tls = self.tls.map(tracing::field::display),
+            metrics = self.metrics.map(tracing::field::display),
+            "listening"
+        );
+    }
 }
 
 /// Runs the proxy until it is told to stop and has drained. `started` is called once clients are served.
@@ -127,9 +141,15 @@ async fn supervise(mut config: Config, telemetry: &Telemetry, started: impl FnOn
     }
 
     config.proxy.max_connections = connection_limit(config.proxy.max_connections)?;
+    let backend_tls = BackendTls::new(config.proxy.verify_backends)?;
+    let checker = config
+        .health
+        .take()
+        .map(|config| Checker::new(config, routes.clone(), clock, Arc::clone(metrics), backend_tls.clone()));
+    let mut checking = Checking::start(checker, drain.clone());
     let shared = Arc::new(Shared {
         connections: Arc::new(Semaphore::new(config.proxy.max_connections.min(Semaphore::MAX_PERMITS))),
-        backend_tls: BackendTls::new(config.proxy.verify_backends)?,
+        backend_tls,
         sticky: sticky(&config.proxy.load_balancing),
         config: config.proxy,
         routes,
@@ -143,12 +163,7 @@ async fn supervise(mut config: Config, telemetry: &Telemetry, started: impl FnOn
     });
     let mut workers = start_workers(&shared, doors, &drain)?;
     drop(shared);
-    info!(
-        address = reachable.listen.map(tracing::field::display),
-        tls = reachable.tls.map(tracing::field::display),
-        metrics = reachable.metrics.map(tracing::field::display),
-        "listening"
-    );
+    reachable.log();
     started(reachable);
 
     let result = tokio::select! {
@@ -156,12 +171,14 @@ async fn supervise(mut config: Config, telemetry: &Telemetry, started: impl FnOn
         // First, because workers and the reporter may be done with a drain before this is looked at.
         () = drain.begun() => Ok(()),
         ended = first_end(&mut essential, &mut reporter) => ended,
+        ended = checking.ended() => ended,
         worker = workers.join_next() => worker_end(worker, &drain),
     };
     if result.is_err() {
         drain.expire();
     }
     finish(workers, reporter, &drain).await?;
+    checking.finish().await;
     result
 }
 

@@ -8,7 +8,9 @@
 
 mod client;
 mod error;
+mod health;
 mod login;
+mod patience;
 mod schema;
 mod sentinel;
 mod session;
@@ -18,10 +20,12 @@ mod writer;
 
 pub use client::{Access, Address, Server};
 pub use error::StoreError;
+pub use health::{Criteria, HealthSession, Intent, LEASE, Standing, Visit};
 pub use login::{Login, Password};
-pub use schema::{CertificateHash, CertificateRecord, DeadNotice, DeadSet, List, Record};
+pub use patience::Patience;
+pub use schema::{CertificateHash, CertificateRecord, Change, DeadNotice, DeadSet, List, Record};
 pub use sentinel::{Found, Moved, Place, Purpose, Sentinels, Watch};
-pub use session::{Change, Page, Pattern, Session};
+pub use session::{Page, Pattern, Session};
 pub use tls::{Tls, TlsError};
 pub use vitals::{Backlog, Doubt, Identity, Notifications, Role, Vitals};
 pub use writer::WriteSession;

@@ -8,6 +8,8 @@ use bytes::Bytes;
 pub const FRONTEND_PREFIX: &str = "frontend:";
 /// The names of dead sets: `dead:<host>`.
 pub const DEAD_PREFIX: &str = "dead:";
+/// The names of the hashes that say what a healthy response is: `healthcheck:<host>`.
+pub const HEALTHCHECK_PREFIX: &str = "healthcheck:";
 /// The names of certificates' hashes: `tls:<name>`.
 pub const CERTIFICATE_PREFIX: &str = "tls:";
 /// The fields of a certificate's hash: the PEM chain, and the PEM key.
@@ -17,10 +19,38 @@ pub const TICKETS_KEY: &str = "planb:tickets";
 /// The channel on which instances tell one another of backends they marked dead.
 pub const DEAD_CHANNEL: &str = "dead";
 
-/// The host that a changed key concerns, as the key spells it; `None` for keys that are none of ours. Leases of the
-/// active health check (`dead:<host>:<url>`) give a name that no frontend has, and reading it finds nothing.
-pub fn host_of_key(key: &str) -> Option<&str> {
-    key.strip_prefix(FRONTEND_PREFIX).or_else(|| key.strip_prefix(DEAD_PREFIX))
+/// What a changed key concerns; `None` for keys that are none of ours.
+pub fn subject_of_key(key: &str) -> Option<Change> {
+    let change = |rest: &str, change: fn(String) -> Change| Some(change(rest.to_owned()));
+    if let Some(host) = key.strip_prefix(FRONTEND_PREFIX) {
+        return change(host, Change::Host);
+    }
+    if let Some(name) = key.strip_prefix(DEAD_PREFIX) {
+        return change(name, Change::DeadKey);
+    }
+    change(key.strip_prefix(CERTIFICATE_PREFIX)?, Change::Certificate)
+}
+
+/// The lease of a backend's active health check.
+pub fn lease_key(host: &str, url: &str) -> String {
+    format!("{DEAD_PREFIX}{host}:{url}")
+}
+
+/// A hint from Redis that something may have changed. Never more than a hint: the same command gives different events on a
+/// master and on a replica, so the key is always read again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// `frontend:<host>`.
+    Host(String),
+    /// `dead:<host>`, or a lease, `dead:<host>:<backend url>`. Both parts of a lease may contain colons, so only who knows
+    /// the frontends can tell.
+    DeadKey(String),
+    /// `tls:<name>`.
+    Certificate(String),
+    /// A backend was marked dead.
+    Notice(DeadNotice),
+    /// A message on the channel `dead` that is none.
+    Junk,
 }
 
 /// What a frontend key holds.
@@ -132,11 +162,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_name_their_host() {
-        assert_eq!(host_of_key("frontend:a:80"), Some("a:80"));
-        assert_eq!(host_of_key("dead:*.a"), Some("*.a"));
-        assert_eq!(host_of_key("tls:a"), None);
-        assert_eq!(host_of_key("frontend"), None);
+    fn keys_name_their_subject() {
+        assert_eq!(subject_of_key("frontend:a:80"), Some(Change::Host("a:80".to_owned())));
+        assert_eq!(subject_of_key("dead:*.a"), Some(Change::DeadKey("*.a".to_owned())));
+        assert_eq!(subject_of_key(&lease_key("a:80", "http://b")), Some(Change::DeadKey("a:80:http://b".to_owned())));
+        assert_eq!(subject_of_key("tls:a"), Some(Change::Certificate("a".to_owned())));
+        assert_eq!(subject_of_key("frontend"), None);
+        assert_eq!(subject_of_key("healthcheck:a"), None);
     }
 
     #[test]

@@ -20,8 +20,8 @@ use super::{
     Doubt, Identity, Notifications, Server, StoreError, Vitals,
     client::{Connection, NO_SUBSCRIPTION},
     schema::{
-        self, CERTIFICATE_FIELDS, CERTIFICATE_PREFIX, CertificateHash, CertificateRecord, DEAD_CHANNEL, DEAD_PREFIX,
-        DeadNotice, DeadSet, FRONTEND_PREFIX, List, Record,
+        self, CERTIFICATE_FIELDS, CERTIFICATE_PREFIX, CertificateHash, CertificateRecord, Change, DEAD_CHANNEL,
+        DEAD_PREFIX, DeadNotice, DeadSet, FRONTEND_PREFIX, List, Record,
     },
 };
 
@@ -37,20 +37,6 @@ pub struct Session {
     vitals: Vitals,
     identity: Identity,
     has_heard: bool,
-}
-
-/// A hint from Redis that something may have changed. Never more than a hint: the same command gives different events on a
-/// master and on a replica, so the key is always read again.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Change {
-    /// `frontend:<host>` or `dead:<host>`.
-    Host(String),
-    /// `tls:<name>`.
-    Certificate(String),
-    /// A backend was marked dead.
-    Notice(DeadNotice),
-    /// A message on the channel `dead` that is none.
-    Junk,
 }
 
 /// Which keys to look for.
@@ -227,6 +213,27 @@ impl Session {
     pub async fn dead_sets(&self, hosts: &[String]) -> Result<Vec<DeadSet>, StoreError> {
         let answers = self.values(Subject::DeadSets, hosts).await?;
         answers.into_iter().map(|answer| self.dead_set(answer)).collect()
+    }
+
+    /// Whether these backends, by host and URL, are being checked by anybody, in their order.
+    pub async fn leases(&self, backends: &[(String, String)]) -> Result<Vec<bool>, StoreError> {
+        let pipeline = self.commands.client.pipeline();
+        let queued = async {
+            for (host, url) in backends {
+                pipeline.pttl::<(), _>(schema::lease_key(host, url)).await?;
+            }
+            Ok(())
+        };
+        queued.await.map_err(|error| StoreError::from_fred(&self.commands.server, error))?;
+        let answers = self.answers(&pipeline, backends.len()).await?;
+        answers
+            .into_iter()
+            .map(|pttl| match pttl.map(|pttl| pttl.as_i64()) {
+                Ok(Some(pttl)) => Ok(pttl != NO_KEY),
+                Ok(None) => Err(self.commands.protocol("PTTL")),
+                Err(error) => Err(StoreError::from_fred(&self.commands.server, error)),
+            })
+            .collect()
     }
 
     /// Reads the certificates of these names, in their order.
@@ -426,11 +433,7 @@ async fn examine(connection: &Connection) -> Result<Vitals, StoreError> {
 }
 
 fn of_event(event: &KeyspaceEvent) -> Option<Change> {
-    let key = event.key.as_str()?;
-    if let Some(name) = key.strip_prefix(CERTIFICATE_PREFIX) {
-        return Some(Change::Certificate(name.to_owned()));
-    }
-    Some(Change::Host(schema::host_of_key(key)?.to_owned()))
+    schema::subject_of_key(event.key.as_str()?)
 }
 
 fn of_message(message: &Message) -> Change {
@@ -456,6 +459,9 @@ impl IntoRecv for TryRecvError {
 
 /// How long a heartbeat may take before the server counts as frozen.
 const HEARTBEAT_LIMIT: Duration = Duration::from_secs(2);
+
+/// PTTL's answer where there is no key.
+const NO_KEY: i64 = -2;
 
 /// How long one pipeline may take.
 const COMMAND_LIMIT: Duration = Duration::from_secs(10);

@@ -24,15 +24,7 @@ impl WriteSession {
     /// Connects and checks that the server is a master, where its access list lets us ask.
     pub async fn open(server: &Server) -> Result<Self, StoreError> {
         let connection = Connection::open(server, NO_SUBSCRIPTION).await?;
-        let replication =
-            connection.ask(WRITE_LIMIT, connection.client.info::<String>(Some(InfoKind::Replication))).await;
-        let vitals = match replication {
-            Err(StoreError::Refused { .. }) => None,
-            info => Some(Vitals::parse(&info?, None, 0, None)),
-        };
-        if vitals.as_ref().is_some_and(|vitals| vitals.role != Role::Master) {
-            return Err(StoreError::NotMaster { server: server.to_string() });
-        }
+        let vitals = require_master(&connection).await?;
         let replication_id = vitals.map(|vitals| vitals.replication_id).unwrap_or_default();
         Ok(Self { connection, replication_id })
     }
@@ -107,5 +99,18 @@ impl WriteSession {
     }
 }
 
+/// Makes sure that the server is a master, where its access list lets us ask.
+pub(super) async fn require_master(connection: &Connection) -> Result<Option<Vitals>, StoreError> {
+    let replication = connection.ask(WRITE_LIMIT, connection.client.info::<String>(Some(InfoKind::Replication))).await;
+    let vitals = match replication {
+        Err(StoreError::Refused { .. }) => return Ok(None),
+        info => Vitals::parse(&info?, None, 0, None),
+    };
+    if vitals.role != Role::Master {
+        return Err(StoreError::NotMaster { server: connection.server.to_string() });
+    }
+    Ok(Some(vitals))
+}
+
 /// How long the master may take to answer.
-const WRITE_LIMIT: Duration = Duration::from_secs(1);
+pub(super) const WRITE_LIMIT: Duration = Duration::from_secs(1);

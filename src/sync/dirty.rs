@@ -12,6 +12,8 @@ use crate::store::{Change, Session, StoreError};
 pub struct Dirty {
     /// By host: the backends that notices named.
     hosts: HashMap<String, Vec<String>>,
+    /// What follows the prefix in dead keys: hosts, or leases.
+    dead_keys: HashSet<String>,
     certificates: HashSet<String>,
     events: u64,
     junk: u64,
@@ -21,6 +23,8 @@ pub struct Dirty {
 /// Some dirty keys, about to be read.
 pub struct Batch {
     hosts: HashMap<String, Vec<String>>,
+    /// The backends whose leases have changed, by host and URL.
+    pub leases: Vec<(String, String)>,
     /// The names of the certificates to read.
     pub certificates: Vec<String>,
     /// Events that arrived since the previous batch.
@@ -39,6 +43,9 @@ impl Dirty {
         match change {
             Change::Host(host) => {
                 self.hosts.entry(host).or_default();
+            }
+            Change::DeadKey(name) => {
+                self.dead_keys.insert(name);
             }
             Change::Certificate(name) => {
                 self.certificates.insert(name);
@@ -64,7 +71,7 @@ impl Dirty {
 
     /// Whether the host is to be read again.
     pub fn contains(&self, host: &str) -> bool {
-        self.hosts.contains_key(host)
+        self.hosts.contains_key(host) || self.dead_keys.contains(host)
     }
 
     /// Whether the certificate is to be read again.
@@ -72,9 +79,19 @@ impl Dirty {
         self.certificates.contains(name)
     }
 
-    /// Takes up to [`BATCH`] hosts, and as many certificates; `None` when nothing has changed.
-    pub fn take_batch(&mut self) -> Option<Batch> {
+    /// Takes up to [`BATCH`] hosts, as many certificates, and all leases; `None` when nothing has changed. `lease` takes what
+    /// follows the prefix in a dead key apart into host and URL, where that is a lease.
+    pub fn take_batch(&mut self, lease: impl Fn(&str) -> Option<(String, String)>) -> Option<Batch> {
         let since = self.since?;
+        let mut leases = Vec::new();
+        for name in self.dead_keys.drain() {
+            let found = lease(&name);
+            // It may be a host's all the same, but no client can ask for a host with a slash.
+            if found.is_none() || !name.contains('/') {
+                self.hosts.entry(name).or_default();
+            }
+            leases.extend(found);
+        }
         let certificates: Vec<String> = if self.certificates.len() <= BATCH {
             self.certificates.drain().collect()
         } else {
@@ -91,7 +108,7 @@ impl Dirty {
             self.since = None;
         }
         let (events, junk) = (std::mem::take(&mut self.events), std::mem::take(&mut self.junk));
-        Some(Batch { hosts, certificates, events, junk, since })
+        Some(Batch { hosts, leases, certificates, events, junk, since })
     }
 }
 
@@ -124,10 +141,10 @@ mod tests {
         let notice = DeadNotice { host: "a".into(), url: "http://x".into(), index: 0, backends: 1 };
         dirty.add(Change::Notice(notice.clone()));
         dirty.add(Change::Notice(notice));
-        let batch = dirty.take_batch().unwrap();
+        let batch = dirty.take_batch(|_| None).unwrap();
         assert_eq!((batch.hosts(), batch.events), (vec!["a".to_owned()], 10_002));
         assert_eq!(batch.notices("a"), ["http://x"]);
-        assert!(dirty.take_batch().is_none());
+        assert!(dirty.take_batch(|_| None).is_none());
     }
 
     #[test]
@@ -137,7 +154,7 @@ mod tests {
             dirty.add(Change::Host(number.to_string()));
         }
         let mut sizes = Vec::new();
-        while let Some(batch) = dirty.take_batch() {
+        while let Some(batch) = dirty.take_batch(|_| None) {
             sizes.push(batch.hosts().len());
         }
         assert_eq!(sizes, [1_000, 1_000, 500]);
@@ -152,17 +169,37 @@ mod tests {
         }
         dirty.add(Change::Host("a".into()));
         assert!(dirty.contains_certificate("7"));
-        let batch = dirty.take_batch().unwrap();
+        let batch = dirty.take_batch(|_| None).unwrap();
         assert_eq!((batch.certificates.len(), batch.hosts().len(), batch.events), (1_000, 1, 3_001));
-        assert_eq!(dirty.take_batch().unwrap().certificates.len(), 500);
-        assert!(dirty.take_batch().is_none());
+        assert_eq!(dirty.take_batch(|_| None).unwrap().certificates.len(), 500);
+        assert!(dirty.take_batch(|_| None).is_none());
+    }
+
+    #[test]
+    fn leases_are_told_from_hosts() {
+        let mut dirty = Dirty::default();
+        for name in ["a", "a:80", "a:http://x", "b:http://x"] {
+            dirty.add(Change::DeadKey(name.into()));
+        }
+        assert!(dirty.contains("a"));
+        let lease = |name: &str| {
+            name.strip_prefix("a:")
+                .map(|url| ("a".to_owned(), url.to_owned()))
+                .filter(|(_, url)| url.contains('x') || url == "80")
+        };
+        let mut batch = dirty.take_batch(lease).unwrap();
+        batch.leases.sort();
+        assert_eq!(batch.leases, [("a".to_owned(), "80".to_owned()), ("a".to_owned(), "http://x".to_owned())]);
+        let mut hosts = batch.hosts();
+        hosts.sort();
+        assert_eq!(hosts, ["a", "a:80", "b:http://x"]);
     }
 
     #[test]
     fn junk_is_counted_though_it_concerns_no_host() {
         let mut dirty = Dirty::default();
         dirty.add(Change::Junk);
-        let batch = dirty.take_batch().unwrap();
+        let batch = dirty.take_batch(|_| None).unwrap();
         assert_eq!((batch.junk, batch.hosts().len()), (1, 0));
     }
 }

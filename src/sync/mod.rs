@@ -11,7 +11,6 @@ mod dirty;
 mod expiry;
 mod folder;
 mod ledger;
-mod patience;
 mod reconcile;
 mod report;
 mod saved;

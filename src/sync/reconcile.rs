@@ -97,12 +97,38 @@ impl Table {
     }
 
     /// Another instance has just marked `url` dead: takes it out of rotation for the set's whole `ttl`, even if the set
-    /// already held its index and an earlier mark of it has run out.
-    pub fn remark(&self, host: &str, url: &str, dead: &DeadSet, now: Moment) {
-        let Some(frontend) = self.frontend(host) else { return };
-        let Some(slot) = frontend.slot_of(url) else { return };
-        if dead.indexes.contains(&slot.index) {
-            slot.backend.mark_dead(now, deadline(dead, now));
+    /// already held its index and an earlier mark of it has run out. The set must have been applied already. Returns whether
+    /// it has the backend.
+    pub fn remark(&self, host: &str, url: &str, dead: &DeadSet, now: Moment) -> bool {
+        let known = self.dead.get(host).into_iter().flat_map(BTreeMap::values).find(|backend| backend.url() == url);
+        let listed = || {
+            let mut slots = self.frontend(host)?.slots().iter().filter(|slot| slot.backend.url() == url);
+            slots.find(|slot| dead.indexes.contains(&slot.index)).map(|slot| &slot.backend)
+        };
+        let marked = known.or_else(listed);
+        if let Some(backend) = marked {
+            backend.mark_dead(now, deadline(dead, now));
+        }
+        marked.is_some()
+    }
+
+    /// What is left of a dead key after its prefix, taken apart into host and URL, if it is the lease of a backend in the table.
+    pub fn lease(&self, name: &str) -> Option<(String, String)> {
+        let mut colons = name.match_indices(':').map(|(at, _)| (&name[..at], &name[at + 1..]));
+        let (host, url) =
+            colons.find(|(host, url)| self.frontend(host).is_some_and(|held| held.slot_of(url).is_some()))?;
+        Some((host.to_owned(), url.to_owned()))
+    }
+
+    /// The lease of a backend has changed, so somebody checks it, or has just ended to. As long as that goes on, a set that has the
+    /// backend prolongs its mark; and where there is neither lease nor mark, it is known to be alive, even if the mark
+    /// came and went unseen.
+    pub fn heed_lease(&self, host: &str, url: &str, dead: &DeadSet, is_held: bool, now: Moment) {
+        if self.remark(host, url, dead, now) || is_held {
+            return;
+        }
+        if let Some(slot) = self.frontend(host).and_then(|frontend| frontend.slot_of(url)) {
+            slot.backend.revive();
         }
     }
 
@@ -418,6 +444,60 @@ mod tests {
         assert_eq!(alive(&table, "a", later).len(), 2);
         table.remark("a", "http://x", again.dead.as_ref().unwrap(), later);
         assert_eq!(alive(&table, "a", later), urls(&["http://y"]));
+    }
+
+    #[test]
+    fn a_lease_names_a_backend_of_the_table() {
+        let mut table = Table::default();
+        for host in ["a", "a:80", "*.a"] {
+            table.apply(&record(host, &["id", "http://x:1", "x:1"], &[]), NOW);
+        }
+        let lease = |name: &str| table.lease(name);
+        let pair = |host: &str, url: &str| Some((host.to_owned(), url.to_owned()));
+        assert_eq!(lease("a:http://x:1"), pair("a", "http://x:1"));
+        assert_eq!(lease("a:80:http://x:1"), pair("a:80", "http://x:1"));
+        assert_eq!(lease("*.a:x:1"), pair("*.a", "x:1"));
+        for name in ["a", "a:80", "a:http://x:2", "b:http://x:1", "a:", ""] {
+            assert_eq!(lease(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_lease_prolongs_the_mark_of_its_backend_alone() {
+        let mut table = Table::default();
+        let elements = ["id", "http://x", "http://y"];
+        table.apply(&record("a", &elements, &[0, 1]), NOW);
+        let later = NOW.after(Duration::from_secs(20));
+        let again = record("a", &elements, &[0, 1]);
+        table.apply(&again, later);
+        table.heed_lease("a", "http://x", again.dead.as_ref().unwrap(), true, later);
+        assert_eq!(alive(&table, "a", NOW.after(Duration::from_secs(31))), urls(&["http://y"]));
+    }
+
+    #[test]
+    fn a_lease_prolongs_a_mark_that_is_recorded_under_any_index_of_its_backend() {
+        let mut table = Table::default();
+        table.apply(&record("a", &["id", "http://x", "http://y", "http://x"], &[2]), NOW);
+        let later = NOW.after(Duration::from_secs(20));
+        let shifted = record("a", &["id", "http://z", "http://x"], &[2]);
+        table.apply(&shifted, later);
+        table.heed_lease("a", "http://x", shifted.dead.as_ref().unwrap(), true, later);
+        assert_eq!(alive(&table, "a", NOW.after(Duration::from_secs(31))), urls(&["http://z"]));
+    }
+
+    #[test]
+    fn without_lease_and_mark_a_backend_is_alive() {
+        let mut table = Table::default();
+        let alone = record("a", &["id", "http://x"], &[]);
+        table.apply(&alone, NOW);
+        let mark =
+            || table.snapshot().get("a").unwrap().slots()[0].backend.mark_dead(NOW, NOW.after(Duration::from_secs(30)));
+        mark();
+        let dead = alone.dead.as_ref().unwrap();
+        table.heed_lease("a", "http://x", dead, true, NOW);
+        assert_eq!(alive(&table, "a", NOW), urls(&[]), "the first check is still to come");
+        table.heed_lease("a", "http://x", dead, false, NOW);
+        assert_eq!(alive(&table, "a", NOW), urls(&["http://x"]));
     }
 
     #[test]

@@ -7,13 +7,12 @@ use tracing::{info, warn};
 
 use crate::{
     routing::{Backend, Clock, DeadMark, Routes},
-    store::{DeadNotice, Found, Moved, Place, StoreError, Watch, WriteSession},
+    store::{DeadNotice, Found, Moved, Patience, Place, StoreError, Watch, WriteSession},
     telemetry::Metrics,
 };
 
 use super::{
     ledger::{Key, Ledger, Pending},
-    patience::Patience,
     whereabouts::{Home, Move, Whereabouts},
 };
 

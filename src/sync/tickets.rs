@@ -6,12 +6,12 @@ use tokio::time;
 use tracing::{info, warn};
 
 use crate::{
-    store::{Place, StoreError, WriteSession},
+    store::{Patience, Place, StoreError, WriteSession},
     telemetry::Metrics,
     tls::{KeyRing, Seal, TicketKey},
 };
 
-use super::{expiry::seconds_since_1970, patience::Patience};
+use super::expiry::seconds_since_1970;
 
 /// The task that renews a ring of ticket keys.
 pub struct TicketSyncer {

@@ -38,6 +38,8 @@ pub struct Metrics {
     pub pool_reuses: IntCounter,
     /// `planb_tls_*`
     pub tls: TlsMetrics,
+    /// `planb_health_*`
+    pub health: HealthMetrics,
     /// `planb_router_backend_markdead_total`
     pub marked_dead: IntCounter,
     /// `planb_router_dead_marks_pending`
@@ -121,6 +123,7 @@ impl Metrics {
             pool_reuses: new
                 .counter("planb_reverseproxy_pool_reuses_total", "Requests sent on a kept connection to a backend.")?,
             tls: TlsMetrics::new(&new)?,
+            health: HealthMetrics::new(&new)?,
             marked_dead: new
                 .counter("planb_router_backend_markdead_total", "Backends that this instance marked dead.")?,
             marks_pending: new
@@ -239,6 +242,42 @@ impl TlsMetrics {
     /// Counts a TLS handshake. Both labels are of our own wording.
     pub fn count_handshake(&self, result: &'static str, version: &'static str) {
         self.handshakes.with_label_values(&[result, version]).inc();
+    }
+}
+
+/// What concerns the active health check.
+pub struct HealthMetrics {
+    checks: IntCounterVec,
+    /// `planb_health_watched`
+    pub watched: IntGauge,
+    /// `planb_health_leases_held`
+    pub leases_held: IntGauge,
+    /// `planb_health_watches_dropped_total`
+    pub dropped: IntCounter,
+}
+
+impl HealthMetrics {
+    fn new(new: &Register<'_>) -> prometheus::Result<Self> {
+        Ok(Self {
+            checks: new.add(IntCounterVec::new(
+                Opts::new("planb_health_checks_total", "Checks of dead backends, by what they found."),
+                &["result"],
+            )?)?,
+            watched: new.gauge(
+                "planb_health_watched",
+                "Dead backends that the active health check knows of, whichever instance checks them.",
+            )?,
+            leases_held: new.gauge("planb_health_leases_held", "Dead backends that this instance checks.")?,
+            dropped: new.counter(
+                "planb_health_watches_dropped_total",
+                "Dead backends that are not checked because too many are already.",
+            )?,
+        })
+    }
+
+    /// Counts a check. The label is of our own wording.
+    pub fn count_check(&self, result: &'static str) {
+        self.checks.with_label_values(&[result]).inc();
     }
 }
 

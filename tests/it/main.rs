@@ -17,6 +17,7 @@ mod error_pages;
 mod fleet;
 mod handshakes;
 mod headers;
+mod healthcheck;
 mod http2;
 mod http2_bodies;
 mod http2_junk;

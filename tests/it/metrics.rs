@@ -23,6 +23,9 @@ fn every_metric_is_on_the_page() {
     let stack = Stack::start(&[]);
     stack.planb.ask("nowhere.test");
     let expected: BTreeSet<&str> = [
+        "planb_health_leases_held",
+        "planb_health_watched",
+        "planb_health_watches_dropped_total",
         "planb_log_access_lines_dropped_total",
         "planb_log_error_lines_dropped_total",
         "planb_reverseproxy_accept_errors_total",

@@ -100,6 +100,14 @@ fn users_of_the_readme() -> Vec<String> {
     lines.iter().map(|line| line.replace("PASSWORD", PASSWORD)).collect()
 }
 
+/// What the README gives the second user besides, for the active health check.
+fn rights_to_check() -> Vec<&'static str> {
+    let readme = include_str!("../../README.md");
+    let mut lines = readme.lines().filter_map(|line| line.strip_prefix("    ~frontend:* ~healthcheck:* "));
+    let rights = lines.next().unwrap().split(' ');
+    ["planb-write", "~frontend:*", "~healthcheck:*"].into_iter().chain(rights).collect()
+}
+
 /// Waits until a dead mark, an edit and their absence get from Redis to the proxy, and a dead mark from there to Redis.
 fn works(planb: &Planb, server: &PrivateRedis, host: &str) {
     let a = Backend::named("a");
@@ -165,6 +173,39 @@ fn the_users_of_the_readme_can_do_everything_over_tls() {
     tells_no_secret(&planb);
     let command_line = fs::read(format!("/proc/{}/cmdline", planb.pid())).unwrap();
     assert!(!String::from_utf8_lossy(&command_line).contains(PASSWORD));
+}
+
+#[test]
+fn the_active_health_check_needs_the_rights_that_the_readme_says() {
+    let guarded = Guarded::start();
+    let planb = guarded.planb(true, &["--active-healthcheck", "--hostname=one"]).start();
+    let line = planb.wait_for_log("dead backends cannot be checked");
+    assert!(line.contains("NOPERM"), "{line}");
+    works(&planb, &guarded.redis, "unchecked.test");
+    redis(&guarded.redis, &["ACL", "LOG", "RESET"]);
+    guarded.set_user(&rights_to_check());
+    planb.wait_for_log("dead backends are checked");
+    redis(&guarded.redis, &["ACL", "LOG", "RESET"]);
+
+    let (a, b) = (Backend::named("a"), Backend::named("b"));
+    redis(&guarded.redis, &["RPUSH", "frontend:checked.test", "id", &a.url(), &b.url()]);
+    redis(&guarded.redis, &["HSET", "healthcheck:checked.test", "body", "b"]);
+    planb.wait_for_route("checked.test");
+    redis(&guarded.redis, &["SADD", "dead:checked.test", "0", "1"]);
+    for (url, index) in [(a.url(), 0), (b.url(), 1)] {
+        redis(&guarded.redis, &["PUBLISH", "dead", &format!("checked.test;{url};{index};2")]);
+    }
+    // Moved, unlisted, revived, kept, and in the end given up.
+    redis(&guarded.redis, &["LINSERT", "frontend:checked.test", "BEFORE", &a.url(), "http://127.0.0.1:1"]);
+    wait_until("one is kept, and one revived", || redis_cli(&guarded.redis, &["SMEMBERS", "dead:checked.test"]) == "1");
+    redis(&guarded.redis, &["LREM", "frontend:checked.test", "0", "http://127.0.0.1:1"]);
+    wait_until("the mark follows", || redis_cli(&guarded.redis, &["SMEMBERS", "dead:checked.test"]) == "0");
+    let mut planb = planb;
+    planb.signal("TERM");
+    assert_eq!(planb.wait_for_exit().code(), Some(0));
+    assert_eq!(redis_cli(&guarded.redis, &["GET", &format!("dead:checked.test:{}", a.url())]), "");
+    assert_eq!(redis_cli(&guarded.redis, &["ACL", "LOG"]), "", "nothing was denied");
+    tells_no_secret(&planb);
 }
 
 #[test]

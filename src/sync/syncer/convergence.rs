@@ -6,7 +6,7 @@ use tracing::warn;
 
 use super::{Ended, Syncer, is_polling};
 use crate::{
-    store::{CertificateRecord, Session},
+    store::{CertificateRecord, Record, Session},
     sync::{
         Stock,
         dirty::Dirty,
@@ -84,13 +84,34 @@ impl Syncer {
         match step {
             Step::Hosts(records) => {
                 self.verify(session, records.iter().any(|record| self.table.would_remove(record))).await?;
-                Ok(records.iter().fold(false, |changed, record| self.apply(record) | changed))
+                let changed = records.iter().fold(false, |changed, record| self.apply(record) | changed);
+                let dead_keys = records.iter().filter(|record| record.list.is_none());
+                let leases: Vec<_> = dead_keys.filter_map(|record| self.table.lease(&record.host)).collect();
+                self.heed_leases(session, &leases).await?;
+                Ok(changed)
             }
             Step::Certificates(records) => {
                 self.take_certificates(session, records).await?;
                 Ok(false)
             }
         }
+    }
+
+    /// Reads the sets of backends whose leases have changed, or were met, and makes the most of both.
+    pub(super) async fn heed_leases(&mut self, session: &Session, leases: &[(String, String)]) -> Result<(), Ended> {
+        for leases in leases.chunks(PAGE) {
+            let hosts: Vec<String> = leases.iter().map(|(host, _)| host.clone()).collect();
+            let sets = session.dead_sets(&hosts).await?;
+            let are_held = session.leases(leases).await?;
+            for (((host, url), dead), is_held) in leases.iter().zip(sets).zip(are_held) {
+                let record = Record { host: host.clone(), list: None, dead: Some(dead) };
+                self.apply(&record);
+                if let Some(dead) = &record.dead {
+                    self.table.heed_lease(host, url, dead, is_held, self.clock.now());
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Reads what a walk has not met once more, and applies it; with `dirty`, what no event announces is counted.

@@ -19,7 +19,6 @@ use tracing::{info, warn};
 use super::{
     Config, Stock, Table,
     dirty::Dirty,
-    patience::Patience,
     reconcile::excerpt,
     snapshot_file::{SnapshotFile, Turn},
     sweep::Sweep,
@@ -28,7 +27,7 @@ use super::{
 };
 use crate::{
     routing::{Clock, Routes},
-    store::{Doubt, Found, Moved, Notifications, Pattern, Record, Session, StoreError, Watch},
+    store::{Doubt, Found, Moved, Notifications, Patience, Pattern, Record, Session, StoreError, Watch},
     telemetry::{Metrics, StoreHealth},
 };
 
@@ -273,7 +272,7 @@ impl Syncer {
     /// Re-reads the keys that may have changed until none is left, publishing after each batch.
     async fn catch_up(&mut self, session: &mut Session, dirty: &mut Dirty) -> Result<(), Ended> {
         dirty.collect(session)?;
-        while let Some(batch) = dirty.take_batch() {
+        while let Some(batch) = dirty.take_batch(|name| self.table.lease(name)) {
             let records = session.read(batch.hosts()).await?;
             self.verify(session, records.iter().any(|record| self.table.would_remove(record))).await?;
             let mut changed = false;
@@ -288,6 +287,7 @@ impl Syncer {
             if changed {
                 self.publish();
             }
+            self.heed_leases(session, &batch.leases).await?;
             if !batch.certificates.is_empty() {
                 let records = session.certificates(&batch.certificates).await?;
                 self.take_certificates(session, records).await?;

@@ -39,7 +39,15 @@ pub enum Wire {
 impl Backend {
     /// A backend that handles each request with `handler`; the connection is closed when that returns `false`.
     pub fn start(handler: impl Fn(&mut Exchange<'_>) -> bool + Send + Sync + 'static) -> Self {
-        Self::listen("http", Wire::Plain, handler)
+        Self::listen("http", local(), Wire::Plain, handler)
+    }
+
+    /// The same, listening already.
+    pub fn start_on(
+        listener: TcpListener,
+        handler: impl Fn(&mut Exchange<'_>) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        Self::listen("http", listener, Wire::Plain, handler)
     }
 
     /// The same over TLS, with a certificate of its own making for `localhost` and `127.0.0.1`.
@@ -49,15 +57,15 @@ impl Backend {
             let connection = ServerConnection::new(Arc::clone(&config)).unwrap();
             Wire::Tls(Box::new(StreamOwned::new(connection, stream)))
         };
-        Self::listen("https", wrap, handler)
+        Self::listen("https", local(), wrap, handler)
     }
 
     fn listen(
         scheme: &'static str,
+        listener: TcpListener,
         wrap: impl Fn(TcpStream) -> Wire + Send + 'static,
         handler: impl Fn(&mut Exchange<'_>) -> bool + Send + Sync + 'static,
     ) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         Self::accept(scheme, listener, usize::MAX, wrap, handler)
     }
 
@@ -315,6 +323,10 @@ impl Deref for Wire {
             Self::Tls(stream) => stream.get_ref(),
         }
     }
+}
+
+fn local() -> TcpListener {
+    TcpListener::bind("127.0.0.1:0").unwrap()
 }
 
 fn self_signed() -> Arc<ServerConfig> {

@@ -1,0 +1,310 @@
+//! One dead backend under watch: what is due next, and what follows from what was found. Pure.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    routing::Backend,
+    store::{Intent, LEASE, Standing},
+};
+
+use super::slots::Pace;
+
+/// A backend of a frontend, as Redis names both.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Subject {
+    /// The frontend's host.
+    pub host: String,
+    /// The backend's URL.
+    pub url: String,
+}
+
+/// The state of a watch.
+#[derive(Debug)]
+pub struct Watch {
+    backend: Arc<Backend>,
+    /// The indexes under which the backend is, or may be, in the dead set.
+    recorded: Vec<usize>,
+    role: Role,
+    visit_at: Instant,
+    check: Check,
+    /// How its last check went.
+    pub pace: Pace,
+}
+
+/// Who sees to the backend.
+#[derive(Debug, PartialEq, Eq)]
+enum Role {
+    /// Not known yet.
+    Unsettled,
+    /// This instance, and how long its lease lasts without another visit.
+    Holder { until: Instant },
+    /// Another instance; until when its lease lasts, if it has an end.
+    Standby { until: Option<Instant> },
+}
+
+/// The checks, which the holder alone makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Check {
+    None,
+    Due(Instant),
+    Running(u64),
+    Passed,
+}
+
+/// What a visit has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Nothing that matters to anybody else.
+    None,
+    /// The backend is this instance's to check from now on.
+    Began,
+    /// Another instance checks it.
+    Yielded,
+    /// The watch is over.
+    Ended(End),
+}
+
+/// Why a watch is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// A check found the backend healthy, and it is in rotation again.
+    Revived,
+    /// Somebody else has put it into rotation again.
+    RevivedElsewhere,
+    /// The list does not have it any more.
+    Unlisted,
+}
+
+impl Watch {
+    /// A watch that begins now; `index` is where the backend was recorded.
+    pub fn new(backend: Arc<Backend>, index: usize, now: Instant) -> Self {
+        Self {
+            backend,
+            recorded: vec![index],
+            role: Role::Unsettled,
+            visit_at: now,
+            check: Check::None,
+            pace: Pace::Unknown,
+        }
+    }
+
+    /// The backend.
+    pub fn backend(&self) -> &Arc<Backend> {
+        &self.backend
+    }
+
+    /// When Redis is to be visited next.
+    pub fn visit_at(&self) -> Instant {
+        self.visit_at
+    }
+
+    /// When the next check is due; `None` while one is running, or another instance sees to it.
+    pub fn check_at(&self) -> Option<Instant> {
+        match self.check {
+            Check::Due(at) => Some(at),
+            _ => None,
+        }
+    }
+
+    /// Whether the lease is this instance's.
+    pub fn is_held(&self) -> bool {
+        matches!(self.role, Role::Holder { .. })
+    }
+
+    /// The backend was announced dead once more, recorded under this index.
+    pub fn announced(&mut self, index: usize, now: Instant) {
+        if !self.recorded.contains(&index) && self.recorded.len() < MOST_RECORDED {
+            self.recorded.push(index);
+        }
+        if matches!(self.role, Role::Standby { .. }) {
+            self.visit_at = now;
+        }
+    }
+
+    /// Nothing is known about the lease any more.
+    pub fn unsettle(&mut self, now: Instant) {
+        self.role = Role::Unsettled;
+        self.check = Check::None;
+        self.visit_at = now;
+    }
+
+    /// What the visit that is due is for, and under which indexes the backend was last recorded.
+    pub fn visit(&self, now: Instant) -> (Intent, Vec<usize>) {
+        let intent = match self.role {
+            Role::Holder { .. } if self.check == Check::Passed => Intent::Revive,
+            Role::Holder { until } if now < until => Intent::Keep,
+            Role::Standby { until: Some(until) } if now >= until => Intent::Follow,
+            Role::Standby { .. } => Intent::FollowEarly,
+            // Who has overslept may find that others have revived it.
+            Role::Unsettled | Role::Holder { .. } => Intent::Claim,
+        };
+        (intent, self.recorded.clone())
+    }
+
+    /// Takes in what the visit at `now` has come to.
+    pub fn visited(&mut self, standing: Standing, now: Instant) -> Turn {
+        match standing {
+            Standing::Held(recorded) => {
+                self.recorded = recorded;
+                self.visit_at = now + PACE;
+                let was_held = self.is_held();
+                self.role = Role::Holder { until: now + LEASE };
+                if was_held {
+                    return Turn::None;
+                }
+                self.check = Check::Due(now);
+                Turn::Began
+            }
+            Standing::AnothersFor(left) => {
+                let was_held = self.is_held();
+                self.role = Role::Standby { until: left.map(|left| now + left) };
+                self.check = Check::None;
+                self.visit_at = now + left.map_or(LOOK, |left| (left + MARGIN).min(LOOK));
+                if was_held { Turn::Yielded } else { Turn::None }
+            }
+            Standing::Alive if self.check == Check::Passed => Turn::Ended(End::Revived),
+            Standing::Alive => Turn::Ended(End::RevivedElsewhere),
+            Standing::Unlisted => Turn::Ended(End::Unlisted),
+        }
+    }
+
+    /// A check has begun.
+    pub fn check_begun(&mut self, ticket: u64) {
+        self.check = Check::Running(ticket);
+    }
+
+    /// The check that runs, if one does.
+    pub fn running(&self) -> Option<u64> {
+        match self.check {
+            Check::Running(ticket) => Some(ticket),
+            _ => None,
+        }
+    }
+
+    /// The check has ended.
+    pub fn checked(&mut self, is_healthy: bool, now: Instant) {
+        self.check = if is_healthy { Check::Passed } else { Check::Due(now + PACE) };
+        if is_healthy {
+            self.visit_at = now;
+        }
+    }
+
+    /// The check was stopped, to go on among those that take their time.
+    pub fn check_stopped(&mut self, now: Instant) {
+        self.check = Check::Due(now);
+    }
+
+    /// The first verdict since the lease was taken was bad: what was not marked is, without waiting for the next turn.
+    pub fn hurry(&mut self, now: Instant) {
+        self.visit_at = now;
+    }
+}
+
+/// Between two visits of the holder, and from the end of a check to the next.
+const PACE: Duration = Duration::from_secs(1);
+
+/// How often another's lease is looked at, at least.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// By how much another's lease must have run out.
+const MARGIN: Duration = Duration::from_millis(20);
+
+/// Indexes under which one backend may be recorded, before further ones are taken for junk.
+const MOST_RECORDED: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn watch(now: Instant) -> Watch {
+        Watch::new(Arc::new(Backend::parse("http://b").unwrap()), 3, now)
+    }
+
+    fn secs(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_watch_claims_checks_keeps_and_revives() {
+        let now = Instant::now();
+        let mut watch = watch(now);
+        assert_eq!((watch.visit_at(), watch.visit(now)), (now, (Intent::Claim, vec![3])));
+        assert_eq!(watch.visited(Standing::Held(vec![4]), now), Turn::Began);
+        assert_eq!((watch.check_at(), watch.visit_at()), (Some(now), now + PACE));
+        watch.check_begun(7);
+        assert_eq!((watch.check_at(), watch.running()), (None, Some(7)));
+        assert_eq!(watch.visit(now + PACE), (Intent::Keep, vec![4]), "whether a check runs or not");
+        assert_eq!(watch.visited(Standing::Held(vec![4]), now + PACE), Turn::None);
+        assert_eq!(watch.running(), Some(7));
+        watch.checked(false, now + secs(5));
+        assert_eq!(watch.check_at(), Some(now + secs(6)));
+        watch.check_begun(8);
+        watch.checked(true, now + secs(6));
+        assert_eq!((watch.visit_at(), watch.visit(now + secs(6)).0), (now + secs(6), Intent::Revive));
+        assert_eq!(watch.visited(Standing::Alive, now + secs(6)), Turn::Ended(End::Revived));
+    }
+
+    #[test]
+    fn another_s_lease_is_watched_until_it_ends() {
+        let now = Instant::now();
+        let mut watch = watch(now);
+        assert_eq!(watch.visited(Standing::AnothersFor(Some(secs(29))), now), Turn::None);
+        assert_eq!((watch.check_at(), watch.visit_at()), (None, now + LOOK));
+        assert_eq!(watch.visit(now + LOOK).0, Intent::FollowEarly);
+        watch.visited(Standing::AnothersFor(Some(secs(2))), now + secs(27));
+        assert_eq!(watch.visit_at(), now + secs(29) + MARGIN);
+        assert_eq!(watch.visit(watch.visit_at()).0, Intent::Follow);
+        assert_eq!(watch.visited(Standing::Held(vec![3]), now + secs(30)), Turn::Began);
+    }
+
+    #[test]
+    fn a_lease_that_vanishes_early_was_given_up_for_a_reason() {
+        let now = Instant::now();
+        let mut watch = watch(now);
+        watch.visited(Standing::AnothersFor(Some(secs(29))), now);
+        assert_eq!(watch.visited(Standing::Alive, now + LOOK), Turn::Ended(End::RevivedElsewhere));
+    }
+
+    #[test]
+    fn a_lease_without_an_end_is_looked_at_again() {
+        let now = Instant::now();
+        let mut watch = watch(now);
+        watch.visited(Standing::AnothersFor(None), now);
+        assert_eq!((watch.visit_at(), watch.visit(now + secs(999)).0), (now + LOOK, Intent::FollowEarly));
+    }
+
+    #[test]
+    fn a_lease_that_is_lost_ends_the_checks() {
+        let now = Instant::now();
+        let mut watch = watch(now);
+        watch.visited(Standing::Held(vec![3]), now);
+        watch.check_begun(1);
+        assert_eq!(watch.visited(Standing::AnothersFor(Some(secs(30))), now), Turn::Yielded);
+        assert_eq!((watch.running(), watch.check_at(), watch.is_held()), (None, None, false));
+    }
+
+    #[test]
+    fn who_oversleeps_claims_anew() {
+        let now = Instant::now();
+        let mut watch = watch(now);
+        watch.visited(Standing::Held(vec![3]), now);
+        assert_eq!(watch.visit(now + LEASE.saturating_sub(secs(1))).0, Intent::Keep);
+        assert_eq!(watch.visit(now + LEASE).0, Intent::Claim);
+        watch.unsettle(now);
+        assert_eq!((watch.visit(now).0, watch.check_at()), (Intent::Claim, None));
+    }
+
+    #[test]
+    fn a_new_announcement_hurries_who_stands_by_and_is_remembered() {
+        let now = Instant::now();
+        let mut watch = watch(now);
+        watch.visited(Standing::AnothersFor(Some(secs(29))), now);
+        for index in 0..100 {
+            watch.announced(index, now);
+        }
+        assert_eq!((watch.visit_at(), watch.visit(now).1.len()), (now, MOST_RECORDED));
+    }
+}

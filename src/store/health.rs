@@ -1,0 +1,287 @@
+//! One session with the write Redis for checking dead backends: the channel `dead`, leases, and dead sets.
+//!
+//! Each step is a script, so that the list, the lease and the set that it decides by are those that it changes. Scripts are
+//! loaded by each session; a server that has lost them refuses the step, which ends the session.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use fred::{
+    clients::{Client, Pipeline},
+    interfaces::{ClientLike, EventInterface, PubsubInterface},
+    types::{CustomCommand, Message, Value},
+};
+use tokio::sync::broadcast::{
+    Receiver,
+    error::{RecvError, TryRecvError},
+};
+
+use super::{
+    Server, StoreError,
+    client::{Connection, NO_SUBSCRIPTION},
+    schema::{self, DEAD_CHANNEL, DEAD_PREFIX, DeadNotice, FRONTEND_PREFIX, HEALTHCHECK_PREFIX},
+    writer::{WRITE_LIMIT, require_master},
+};
+
+/// Two connections to a Redis master, subscribed to the channel `dead`. After an error it must be dropped.
+pub struct HealthSession {
+    commands: Connection,
+    subscriber: Connection,
+    messages: Receiver<Message>,
+    holder: String,
+    lease: String,
+    release: String,
+    criteria: String,
+}
+
+/// One look at a backend that is, or was, dead.
+pub struct Visit {
+    /// The frontend's host, as its key spells it.
+    pub host: String,
+    /// The backend's URL, as the list has it.
+    pub url: String,
+    /// What is wanted.
+    pub intent: Intent,
+    /// The indexes under which it was last recorded.
+    pub recorded: Vec<usize>,
+}
+
+/// What a visit is for. None of them touches another's lease, and whatever is found, indexes that mean the backend no more
+/// are taken out of the set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Intent {
+    /// To take the lease. The backend stays as dead as it is: a mark is renewed, and none is made.
+    Claim,
+    /// To renew the lease and the mark. Where the lease is gone, it is as for [`Intent::Claim`].
+    Keep,
+    /// To take over a lease that may have run out, and the mark with it.
+    Follow,
+    /// As [`Intent::Follow`] before the lease can have run out: without lease and mark, the backend is alive.
+    FollowEarly,
+    /// To put the backend back into rotation.
+    Revive,
+}
+
+/// What a visit has come to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// The lease is ours for the next [`LEASE`], and the backend is recorded under these indexes, if at all.
+    Held(Vec<usize>),
+    /// The lease is another's, for so long; `None` if it does not end.
+    AnothersFor(Option<Duration>),
+    /// The backend is in rotation, and nobody's business.
+    Alive,
+    /// The list has it no more.
+    Unlisted,
+}
+
+/// What a healthy response is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Criteria {
+    /// The path to ask for, as it was written; may be empty.
+    pub path: Bytes,
+    /// The status that it must have.
+    pub status: Option<u16>,
+    /// What its body must contain; may be empty.
+    pub body: Bytes,
+}
+
+impl HealthSession {
+    /// Connects, checks that the server is a master, loads the scripts, and waits until the subscription is in force. Leases
+    /// are held in the name of `holder`.
+    pub async fn open(server: &Server, holder: &str) -> Result<Self, StoreError> {
+        let commands = Connection::open(server, NO_SUBSCRIPTION).await?;
+        require_master(&commands).await?;
+        let load = async |script: &str| {
+            let hash = commands.client.custom::<String, _>(command("SCRIPT"), vec!["LOAD", script]);
+            commands.ask(WRITE_LIMIT, hash).await
+        };
+        let (lease, release, criteria) = (
+            load(include_str!("scripts/lease.lua")).await?,
+            load(include_str!("scripts/release.lua")).await?,
+            load(include_str!("scripts/criteria.lua")).await?,
+        );
+        let subscriber = Connection::open(server, SUBSCRIPTION).await?;
+        let messages = subscriber.client.message_rx();
+        subscriber.ask(WRITE_LIMIT, subscriber.client.subscribe(DEAD_CHANNEL)).await?;
+        let session = Self { commands, subscriber, messages, holder: holder.to_owned(), lease, release, criteria };
+        session.beat().await?;
+        Ok(session)
+    }
+
+    /// The server.
+    pub fn server(&self) -> &Server {
+        &self.commands.server
+    }
+
+    /// Waits for the next message on the channel; `None` for one that is junk. Cancel-safe.
+    pub async fn notice(&mut self) -> Result<Option<DeadNotice>, StoreError> {
+        tokio::select! {
+            biased;
+            message = self.messages.recv() => match message {
+                Ok(message) => Ok(of_message(&message)),
+                Err(RecvError::Lagged(missed)) => Err(self.overrun(missed)),
+                Err(RecvError::Closed) => Err(self.overrun(0)),
+            },
+            error = self.commands.broken() => Err(error),
+            error = self.subscriber.broken() => Err(error),
+        }
+    }
+
+    /// The next message that has already arrived, as [`HealthSession::notice`].
+    pub fn arrived(&mut self) -> Result<Option<Option<DeadNotice>>, StoreError> {
+        match self.messages.try_recv() {
+            Ok(message) => Ok(Some(of_message(&message))),
+            Err(TryRecvError::Empty) => Ok(None),
+            Err(TryRecvError::Lagged(missed)) => Err(self.overrun(missed)),
+            Err(TryRecvError::Closed) => Err(self.overrun(0)),
+        }
+    }
+
+    /// Proves that both connections are answered.
+    pub async fn beat(&self) -> Result<(), StoreError> {
+        let ping = async |connection: &Connection| {
+            connection.ask(WRITE_LIMIT, connection.client.ping::<Value>(None)).await.map(drop)
+        };
+        tokio::try_join!(ping(&self.commands), ping(&self.subscriber)).map(drop)
+    }
+
+    /// Makes these visits, each in one atomic step, and says what each has come to, in their order.
+    pub async fn visit(&self, visits: &[Visit]) -> Result<Vec<Standing>, StoreError> {
+        let calls = visits.iter().map(|visit| {
+            let intent = visit.intent.word().to_owned();
+            let seconds = LEASE.as_secs().to_string();
+            let mut arguments = vec![intent, self.holder.clone(), seconds, visit.url.clone()];
+            arguments.extend(visit.recorded.iter().map(ToString::to_string));
+            (&self.lease, backend_keys(&visit.host, &visit.url), arguments)
+        });
+        let answers = self.run(calls).await?;
+        answers.into_iter().map(|answer| standing_of(answer).ok_or_else(|| self.commands.protocol("EVALSHA"))).collect()
+    }
+
+    /// Gives up leases of ours, by host and URL, and announces what stays dead, so that another instance takes over.
+    pub async fn release(&self, backends: &[(String, String)]) -> Result<(), StoreError> {
+        let calls = backends.iter().map(|(host, url)| {
+            let arguments = vec![self.holder.clone(), DEAD_CHANNEL.to_owned(), host.clone(), url.clone()];
+            (&self.release, backend_keys(host, url), arguments)
+        });
+        self.run(calls).await.map(drop)
+    }
+
+    /// What a healthy response is, for each of these hosts, in their order.
+    pub async fn criteria(&self, hosts: &[&str]) -> Result<Vec<Criteria>, StoreError> {
+        let calls = hosts.iter().map(|host| (&self.criteria, vec![format!("{HEALTHCHECK_PREFIX}{host}")], Vec::new()));
+        Ok(self.run(calls).await?.into_iter().map(criteria_of).collect())
+    }
+
+    /// Runs scripts in one pipeline: each its hash, keys and arguments.
+    async fn run<'a>(
+        &self,
+        calls: impl Iterator<Item = (&'a String, Vec<String>, Vec<String>)>,
+    ) -> Result<Vec<Value>, StoreError> {
+        let pipeline: Pipeline<Client> = self.commands.client.pipeline();
+        let answered = async {
+            let mut count = 0;
+            for (script, keys, arguments) in calls {
+                let number = keys.len().to_string();
+                let words: Vec<String> = [script.clone(), number].into_iter().chain(keys).chain(arguments).collect();
+                pipeline.custom::<(), _>(command("EVALSHA"), words).await?;
+                count += 1;
+            }
+            if count == 0 {
+                return Ok(Vec::new());
+            }
+            pipeline.all::<Vec<Value>>().await
+        };
+        self.commands.ask(RUN_LIMIT, answered).await
+    }
+
+    fn overrun(&self, missed: u64) -> StoreError {
+        StoreError::Overrun { server: self.subscriber.server.to_string(), missed }
+    }
+}
+
+impl Intent {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Claim => "claim",
+            Self::Keep => "keep",
+            Self::Follow => "follow",
+            Self::FollowEarly => "follow-early",
+            Self::Revive => "revive",
+        }
+    }
+}
+
+fn backend_keys(host: &str, url: &str) -> Vec<String> {
+    vec![format!("{FRONTEND_PREFIX}{host}"), format!("{DEAD_PREFIX}{host}"), schema::lease_key(host, url)]
+}
+
+fn command(name: &'static str) -> CustomCommand {
+    CustomCommand::new_static(name, None, false)
+}
+
+fn of_message(message: &Message) -> Option<DeadNotice> {
+    DeadNotice::decode(&message.value.as_str()?)
+}
+
+fn standing_of(answer: Value) -> Option<Standing> {
+    let mut parts = answer.into_array().into_iter();
+    match parts.next()?.as_i64()? {
+        0 => Some(Standing::Alive),
+        1 => parts.map(|index| index.as_str()?.parse().ok()).collect::<Option<_>>().map(Standing::Held),
+        2 => {
+            let left = parts.next()?.as_i64()?;
+            Some(Standing::AnothersFor(u64::try_from(left).ok().map(Duration::from_millis)))
+        }
+        3 => Some(Standing::Unlisted),
+        _ => None,
+    }
+}
+
+fn criteria_of(answer: Value) -> Criteria {
+    let mut fields = answer.into_array().into_iter().skip(1).map(|field| field.into_bytes().unwrap_or_default());
+    let mut field = || fields.next().unwrap_or_default();
+    let (path, status, body) = (field(), field(), field());
+    let status = std::str::from_utf8(&status).ok().and_then(|text| text.trim().parse().ok());
+    Criteria { path, status: status.filter(|&status| status != 0), body }
+}
+
+/// How long a lease lasts without being renewed, and a mark at least.
+pub const LEASE: Duration = Duration::from_secs(30);
+
+/// How long one pipeline of scripts may take.
+const RUN_LIMIT: Duration = Duration::from_secs(2);
+
+/// Messages that may wait to be collected; with more, the session is lost, and the next finds out what is dead.
+const SUBSCRIPTION: usize = 16_384;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn criteria(path: &str, status: &str, body: &str) -> Criteria {
+        let texts = [path, status, body].map(|text| Value::from(text.to_owned()));
+        criteria_of(Value::Array([Value::from(1)].into_iter().chain(texts).collect()))
+    }
+
+    #[test]
+    fn a_status_that_is_none_wants_none() {
+        for (text, status) in [("200", Some(200)), (" 204 ", Some(204)), ("0", None), ("", None), ("ok", None)] {
+            assert_eq!(criteria("/", text, "").status, status, "{text:?}");
+        }
+        assert_eq!(criteria("/", "-200", "").status, None);
+        assert_eq!(criteria("/", "70000", "").status, None);
+    }
+
+    #[test]
+    fn an_answer_of_another_form_is_none() {
+        assert_eq!(standing_of(Value::Null), None);
+        assert_eq!(standing_of(Value::Array(vec![Value::from(7)])), None);
+        let held = Value::Array(vec![Value::from(1), Value::from("0"), Value::from("12")]);
+        assert_eq!(standing_of(held), Some(Standing::Held(vec![0, 12])));
+        let anothers = |pttl: i64| standing_of(Value::Array(vec![Value::from(2), Value::from(pttl)]));
+        assert_eq!(anothers(1_500), Some(Standing::AnothersFor(Some(Duration::from_millis(1_500)))));
+        assert_eq!(anothers(-1), Some(Standing::AnothersFor(None)));
+    }
+}

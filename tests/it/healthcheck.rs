@@ -1,0 +1,664 @@
+//! The active health check: who checks a dead backend, what makes it healthy, and what becomes of its mark meanwhile.
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    net::{TcpListener, TcpStream},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use super::support::{
+    Backend, PATIENCE, Planb, PrivateRedis, Stack, closed_port, redis, redis_cli, redis_pipe, signal, wait_until,
+    wait_within,
+};
+
+const FLAGS: &[&str] = &["--active-healthcheck", "--hostname=one"];
+
+/// A backend that breaks every connection until it is cured, and then answers "well".
+struct Patient {
+    backend: Backend,
+    is_well: Arc<AtomicBool>,
+}
+
+impl Patient {
+    fn sick() -> Self {
+        let is_well = Arc::new(AtomicBool::new(false));
+        let state = Arc::clone(&is_well);
+        let backend = Backend::start(move |exchange| {
+            let is_well = state.load(Ordering::SeqCst);
+            if is_well {
+                exchange.answer("200 OK", "", b"well");
+            }
+            is_well
+        });
+        Self { backend, is_well }
+    }
+
+    fn cure(&self) {
+        self.is_well.store(true, Ordering::SeqCst);
+    }
+
+    fn url(&self) -> String {
+        self.backend.url()
+    }
+
+    fn wait_for_checks(&self, more: usize) {
+        wait_for_checks(&self.backend, more);
+    }
+}
+
+/// Requests of the health check so far.
+fn checks(backend: &Backend) -> usize {
+    backend.requests().iter().filter(|head| head.contains("planb-healthcheck/")).count()
+}
+
+fn wait_for_checks(backend: &Backend, more: usize) {
+    let before = checks(backend);
+    wait_until("it is checked", || checks(backend) >= before + more);
+}
+
+/// Does what an instance does that cannot reach a backend: records it for so many seconds, and announces it.
+fn bury(server: &PrivateRedis, host: &str, url: &str, index: usize, seconds: usize) {
+    redis(server, &["SADD", &format!("dead:{host}"), &index.to_string()]);
+    redis(server, &["EXPIRE", &format!("dead:{host}"), &seconds.to_string()]);
+    announce(server, host, url, index);
+}
+
+fn announce(server: &PrivateRedis, host: &str, url: &str, index: usize) {
+    redis(server, &["PUBLISH", "dead", &format!("{host};{url};{index};2")]);
+}
+
+/// The indexes in a dead set, in order.
+fn dead(server: &PrivateRedis, host: &str) -> Vec<String> {
+    let mut members: Vec<String> =
+        redis_cli(server, &["SMEMBERS", &format!("dead:{host}")]).lines().map(str::to_owned).collect();
+    members.retain(|member| !member.is_empty());
+    members.sort();
+    members
+}
+
+/// Who holds the lease of a backend; empty for nobody.
+fn holder(server: &PrivateRedis, host: &str, url: &str) -> String {
+    redis_cli(server, &["GET", &format!("dead:{host}:{url}")])
+}
+
+fn wait_for_holder(server: &PrivateRedis, host: &str, url: &str, name: &str) {
+    wait_until(&format!("{name:?} holds the lease"), || holder(server, host, url) == name);
+}
+
+/// Waits until a backend is recorded dead no more, and nobody's.
+fn wait_for_revival(server: &PrivateRedis, host: &str, url: &str) {
+    wait_until("it is revived", || dead(server, host).is_empty() && holder(server, host, url).is_empty());
+}
+
+/// A stack whose proxy has begun to listen for dead backends.
+fn start(arguments: &[&str]) -> Stack {
+    let stack = Stack::start(&[FLAGS, arguments].concat());
+    stack.planb.wait_for_log("dead backends are checked");
+    stack
+}
+
+fn another(stack: &Stack, name: &str) -> Planb {
+    let flags = ["--active-healthcheck=true", &format!("--hostname={name}")];
+    let planb = Planb::builder(&stack.replica, &stack.master).arguments(&flags).start();
+    planb.wait_for_log("dead backends are checked");
+    planb
+}
+
+fn watched(planb: &Planb) -> [u64; 2] {
+    ["planb_health_watched", "planb_health_leases_held"].map(|name| planb.count(name))
+}
+
+#[test]
+fn a_backend_that_comes_back_is_revived_long_before_its_mark_ends() {
+    let stack = start(&["--dead-backend-time=600"]);
+    let (socket, url) = closed_port();
+    stack.list("back.test", &[&url, &Backend::named("b").url()]);
+    wait_until("the backend is marked", || {
+        stack.planb.ask("back.test");
+        dead(&stack.master, "back.test") == ["0"]
+    });
+    wait_for_holder(&stack.master, "back.test", &url, "one");
+    wait_until("a check has failed", || stack.planb.count("planb_health_checks_total{result=\"unreachable\"}") > 0);
+    assert_eq!(watched(&stack.planb), [1, 1]);
+    socket.listen(16).unwrap();
+    let a = Backend::start_on(TcpListener::from(socket), |exchange| {
+        exchange.answer("200 OK", "", b"a");
+        false
+    });
+    wait_for_revival(&stack.master, "back.test", &url);
+    wait_until("both answer", || stack.planb.ask("back.test") == "a");
+    wait_until("nothing is watched", || watched(&stack.planb) == [0, 0]);
+    assert_eq!(stack.planb.count("planb_health_checks_total{result=\"healthy\"}"), 1);
+    let check = a.requests().remove(0);
+    let host = url.strip_prefix("http://").unwrap();
+    assert!(check.starts_with(&format!("GET / HTTP/1.1\r\nHost: {host}\r\n")), "{check}");
+    assert!(check.contains("Connection: close"), "{check}");
+    let lines = stack.planb.log();
+    let about = lines.iter().filter(|line| line.contains(&format!("\"{url}\"")) && line.contains("back.test"));
+    assert_eq!(about.count(), 2, "one line for the beginning and one for the end: {lines:#?}");
+}
+
+#[test]
+fn the_keys_are_those_of_the_original() {
+    let stack = start(&[]);
+    let patient = Patient::sick();
+    stack.list("keys.test", &[&patient.url()]);
+    bury(&stack.master, "keys.test", &patient.url(), 0, 5);
+    patient.wait_for_checks(2);
+    let key = format!("dead:keys.test:{}", patient.url());
+    assert_eq!(redis_cli(&stack.master, &["TYPE", &key]), "string");
+    assert_eq!(redis_cli(&stack.master, &["GET", &key]), "one");
+    for key in [key.as_str(), "dead:keys.test"] {
+        let ttl: u64 = redis_cli(&stack.master, &["TTL", key]).parse().unwrap();
+        assert!((20..=30).contains(&ttl), "{key} lasts {ttl} s");
+    }
+    patient.cure();
+    wait_for_revival(&stack.master, "keys.test", &patient.url());
+    assert_eq!(redis_cli(&stack.master, &["KEYS", "dead:*"]), "");
+}
+
+#[test]
+fn only_the_wanted_status_is_healthy() {
+    let stack = start(&[]);
+    let status = Arc::new(Mutex::new("503 Service Unavailable"));
+    let answered = Arc::clone(&status);
+    let backend = Backend::start(move |exchange| {
+        exchange.answer(*answered.lock().unwrap(), "Location: http://127.0.0.1:1/\r\n", b"");
+        true
+    });
+    let url = backend.url();
+    stack.list("status.test", &[&url]);
+    redis(&stack.master, &["HSET", "healthcheck:status.test", "status", "302"]);
+    bury(&stack.master, "status.test", &url, 0, 30);
+    wait_for_checks(&backend, 3);
+    assert_eq!(dead(&stack.master, "status.test"), ["0"]);
+    *status.lock().unwrap() = "302 Found";
+    wait_for_revival(&stack.master, "status.test", &url);
+    assert!(stack.planb.count("planb_health_checks_total{result=\"status\"}") >= 2);
+
+    // Whatever is no status wants none.
+    for junk in ["0", "any", ""] {
+        redis_pipe(&stack.master, &[vec![b"HSET", b"healthcheck:status.test", b"status", junk.as_bytes()]]);
+        *status.lock().unwrap() = "500 Internal Server Error";
+        bury(&stack.master, "status.test", &url, 0, 30);
+        wait_for_revival(&stack.master, "status.test", &url);
+    }
+}
+
+#[test]
+fn the_wanted_text_is_found_wherever_the_body_is_cut() {
+    let stack = start(&[]);
+    let is_ready = Arc::new(AtomicBool::new(false));
+    let state = Arc::clone(&is_ready);
+    let backend = Backend::start(move |exchange| {
+        exchange.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+        let end = if state.load(Ordering::SeqCst) { "ng!\r\n" } else { "ngl\r\n" };
+        // The text is cut into chunks, each in a packet of its own.
+        for chunk in ["6\r\nall sy\r\n", "a\r\nstems stro\r\n", "3\r\n", end, "0\r\n\r\n"] {
+            exchange.send(chunk);
+            std::thread::yield_now();
+        }
+        true
+    });
+    stack.list("body.test", &[&backend.url()]);
+    redis_pipe(&stack.master, &[vec![b"HSET", b"healthcheck:body.test", b"body", b"systems strong!"]]);
+    bury(&stack.master, "body.test", &backend.url(), 0, 30);
+    wait_for_checks(&backend, 3);
+    assert_eq!(dead(&stack.master, "body.test"), ["0"]);
+    assert!(stack.planb.count("planb_health_checks_total{result=\"body\"}") >= 2);
+    is_ready.store(true, Ordering::SeqCst);
+    wait_for_revival(&stack.master, "body.test", &backend.url());
+}
+
+#[test]
+fn the_path_is_asked_for_and_may_change_at_any_time() {
+    let stack = start(&[]);
+    let backend = Backend::start(|exchange| {
+        let is_found = exchange.head.starts_with("GET /health/deep?all=1 ");
+        exchange.answer(if is_found { "204 No Content" } else { "404 Not Found" }, "", b"");
+        true
+    });
+    stack.list("path.test", &[&backend.url()]);
+    redis(&stack.master, &["HSET", "healthcheck:path.test", "path", "/nowhere", "status", "204"]);
+    bury(&stack.master, "path.test", &backend.url(), 0, 30);
+    wait_for_checks(&backend, 2);
+    redis(&stack.master, &["HSET", "healthcheck:path.test", "path", "health/deep?all=1"]);
+    wait_for_revival(&stack.master, "path.test", &backend.url());
+    assert!(backend.requests()[0].starts_with("GET /nowhere "));
+}
+
+#[test]
+fn an_https_backend_is_checked_over_tls() {
+    let stack = start(&["--backend-tls-verify=false"]);
+    let backend = Backend::start_tls(|exchange| {
+        exchange.answer("200 OK", "", b"");
+        true
+    });
+    stack.list("tls.test", &[&backend.url()]);
+    bury(&stack.master, "tls.test", &backend.url(), 0, 600);
+    wait_for_revival(&stack.master, "tls.test", &backend.url());
+    assert_eq!(checks(&backend), 1);
+
+    let verifying = Planb::builder(&stack.replica, &stack.master).arguments(&["--active-healthcheck"]).start();
+    verifying.wait_for_log("dead backends are checked");
+    stack.planb.signal("KILL");
+    bury(&stack.master, "tls.test", &backend.url(), 0, 600);
+    wait_until("it is not believed", || verifying.count("planb_health_checks_total{result=\"unreachable\"}") >= 2);
+    assert_eq!((checks(&backend), dead(&stack.master, "tls.test").len()), (1, 1));
+}
+
+#[test]
+fn a_backend_that_stays_down_gets_no_request_for_as_long_as_it_is_checked() {
+    let stack = start(&["--dead-backend-time=2"]);
+    outlives_its_mark(&stack);
+}
+
+#[test]
+fn marks_are_kept_where_no_event_tells_of_it() {
+    let stack = start(&["--dead-backend-time=2"]);
+    redis_cli(&stack.replica, &["CONFIG", "SET", "notify-keyspace-events", ""]);
+    wait_until("the table is polled", || stack.planb.count("planb_sync_polling") == 1);
+    outlives_its_mark(&stack);
+}
+
+/// A mark that was learnt with a deadline of seconds, and is not announced again, is kept by the checks alone.
+fn outlives_its_mark(stack: &Stack) {
+    let (patient, b) = (Patient::sick(), Backend::named("b"));
+    let lease = format!("dead:down.test:{}", patient.url());
+    stack.list("down.test", &[&b.url(), &patient.url()]);
+    redis(&stack.master, &["SET", &lease, "go-planb", "EX", "30"]);
+    bury(&stack.master, "down.test", &patient.url(), 1, 8);
+    wait_until("the mark is known", || {
+        watched(&stack.planb) == [1, 0] && [(); 4].map(|()| stack.planb.ask("down.test")) == ["b"; 4]
+    });
+    let before = patient.backend.requests().len();
+    redis(&stack.master, &["DEL", &lease]);
+    wait_within(PATIENCE * 3, "it was checked for longer than that", || {
+        assert_eq!(stack.planb.ask("down.test"), "b");
+        checks(&patient.backend) >= 9
+    });
+    assert_eq!(
+        checks(&patient.backend),
+        patient.backend.requests().len() - before,
+        "nobody but the check has asked it"
+    );
+    let ttl: i64 = redis_cli(&stack.master, &["TTL", "dead:down.test"]).parse().unwrap();
+    assert!((20..=30).contains(&ttl), "the mark lasts {ttl} s");
+    patient.cure();
+    wait_until("it answers again", || stack.planb.ask("down.test") == "well");
+}
+
+#[test]
+fn an_edit_of_the_list_moves_no_mark_to_a_neighbour() {
+    let stack = start(&[]);
+    let (patient, b, c) = (Patient::sick(), Backend::named("b"), Backend::named("c"));
+    let list = "frontend:edit.test";
+    stack.list("edit.test", &[&patient.url(), &b.url()]);
+    bury(&stack.master, "edit.test", &patient.url(), 0, 30);
+    patient.wait_for_checks(1);
+    redis(&stack.master, &["LINSERT", list, "BEFORE", &patient.url(), &c.url()]);
+    wait_until("the mark has followed", || dead(&stack.master, "edit.test") == ["1"]);
+    // A URL that is listed twice is dead twice.
+    redis(&stack.master, &["RPUSH", list, &patient.url()]);
+    wait_until("both are marked", || dead(&stack.master, "edit.test") == ["1", "3"]);
+    redis(&stack.master, &["LREM", list, "1", &c.url()]);
+    wait_until("the marks have followed", || dead(&stack.master, "edit.test") == ["0", "2"]);
+    patient.cure();
+    wait_for_revival(&stack.master, "edit.test", &patient.url());
+    assert_eq!(checks(&b) + checks(&c), 0);
+}
+
+#[test]
+fn an_edit_just_before_the_revival_does_not_leave_the_old_index() {
+    let stack = start(&[]);
+    let patient = Patient::sick();
+    stack.list("swap.test", &[&patient.url(), &Backend::named("b").url()]);
+    bury(&stack.master, "swap.test", &patient.url(), 0, 30);
+    patient.wait_for_checks(1);
+    // In one step, so that no visit comes between the edit and the recovery.
+    let (list, url) = ("frontend:swap.test", patient.url());
+    redis_pipe(
+        &stack.master,
+        &[
+            vec![b"MULTI"],
+            vec![b"LREM", list.as_bytes(), b"0", url.as_bytes()],
+            vec![b"RPUSH", list.as_bytes(), url.as_bytes()],
+            vec![b"EXEC"],
+        ],
+    );
+    patient.cure();
+    wait_for_revival(&stack.master, "swap.test", &patient.url());
+}
+
+#[test]
+fn an_index_stays_for_the_one_who_stands_there_and_is_watched_too() {
+    let stack = start(&[]);
+    let (patient, b) = (Patient::sick(), Backend::named("b"));
+    let (list, url) = ("frontend:both.test", patient.url());
+    stack.list("both.test", &[&url, &b.url()]);
+    bury(&stack.master, "both.test", &url, 0, 30);
+    patient.wait_for_checks(1);
+    // Another instance watches b.
+    let lease = format!("dead:both.test:{}", b.url());
+    redis(&stack.master, &["SET", &lease, "go-planb", "EX", "30"]);
+    redis(&stack.master, &["SADD", "dead:both.test", "1"]);
+    redis_pipe(
+        &stack.master,
+        &[
+            vec![b"MULTI"],
+            vec![b"LREM", list.as_bytes(), b"0", url.as_bytes()],
+            vec![b"RPUSH", list.as_bytes(), url.as_bytes()],
+            vec![b"EXEC"],
+        ],
+    );
+    patient.wait_for_checks(3);
+    assert_eq!(dead(&stack.master, "both.test"), ["0", "1"]);
+    // When nobody does any more, what is left of the old index is cleared away.
+    redis(&stack.master, &["DEL", &lease]);
+    wait_until("b is not dead for another's sake", || dead(&stack.master, "both.test") == ["1"]);
+    patient.cure();
+    wait_for_revival(&stack.master, "both.test", &url);
+}
+
+#[test]
+fn a_backend_that_is_not_listed_any_more_is_left_alone() {
+    let stack = start(&[]);
+    let (patient, b) = (Patient::sick(), Backend::named("b"));
+    stack.list("gone.test", &[&patient.url(), &b.url()]);
+    bury(&stack.master, "gone.test", &patient.url(), 0, 30);
+    patient.wait_for_checks(1);
+    redis(&stack.master, &["LREM", "frontend:gone.test", "0", &patient.url()]);
+    wait_for_revival(&stack.master, "gone.test", &patient.url());
+    wait_until("the watch ends", || watched(&stack.planb) == [0, 0]);
+    stack.planb.wait_for_log("is not listed any more");
+    // One that never was is not even asked.
+    announce(&stack.master, "gone.test", &patient.url(), 0);
+    announce(&stack.master, "never.test", &patient.url(), 0);
+    let before = checks(&patient.backend);
+    bury(&stack.master, "gone.test", &b.url(), 0, 30);
+    wait_until("what came later is done", || checks(&b) == 1);
+    wait_for_revival(&stack.master, "gone.test", &b.url());
+    assert_eq!((checks(&patient.backend), dead(&stack.master, "gone.test").len()), (before, 0));
+}
+
+#[test]
+fn what_is_dead_at_the_start_is_checked() {
+    let stack = Stack::start(&[]);
+    let (a, b) = (Patient::sick(), Patient::sick());
+    stack.list("old.test", &[&a.url(), &b.url()]);
+    stack.edit(&["SADD", "dead:old.test", "1"]);
+    let planb = another(&stack, "late");
+    wait_for_holder(&stack.master, "old.test", &b.url(), "late");
+    b.wait_for_checks(2);
+    assert_eq!((checks(&a.backend), watched(&planb)), (0, [1, 1]));
+    b.cure();
+    wait_for_revival(&stack.master, "old.test", &b.url());
+}
+
+#[test]
+fn without_the_flag_nothing_is_checked() {
+    let stack = Stack::start(&["--hostname=one"]);
+    let patient = Patient::sick();
+    stack.list("off.test", &[&patient.url()]);
+    bury(&stack.master, "off.test", &patient.url(), 0, 30);
+    stack.settle();
+    assert_eq!((watched(&stack.planb), holder(&stack.master, "off.test", &patient.url())), ([0, 0], String::new()));
+    assert_eq!(patient.backend.connections(), 0);
+}
+
+#[test]
+fn another_machine_s_lease_is_respected_until_it_ends() {
+    let stack = start(&[]);
+    let patient = Patient::sick();
+    let key = format!("dead:leased.test:{}", patient.url());
+    stack.list("leased.test", &[&patient.url()]);
+    redis(&stack.master, &["SET", &key, "go-planb", "EX", "4"]);
+    bury(&stack.master, "leased.test", &patient.url(), 0, 30);
+    wait_until("this one stands by", || watched(&stack.planb) == [1, 0]);
+    wait_until("the lease has ended", || {
+        let before = checks(&patient.backend);
+        let is_held = holder(&stack.master, "leased.test", &patient.url()) == "go-planb";
+        assert!(!is_held || before == 0, "it was checked under another's lease");
+        !is_held
+    });
+    wait_for_holder(&stack.master, "leased.test", &patient.url(), "one");
+    patient.wait_for_checks(1);
+
+    // A lease that is taken from us is let go of.
+    redis(&stack.master, &["SET", &key, "go-planb", "EX", "30"]);
+    wait_until("this one stands by", || watched(&stack.planb) == [1, 0]);
+    stack.planb.wait_for_log("is checked by another instance now");
+    assert_eq!(holder(&stack.master, "leased.test", &patient.url()), "go-planb");
+    // What the other has revived is alive.
+    redis(&stack.master, &["DEL", "dead:leased.test"]);
+    let before = checks(&patient.backend);
+    redis(&stack.master, &["DEL", &key]);
+    wait_until("the watch ends", || watched(&stack.planb) == [0, 0]);
+    assert_eq!(checks(&patient.backend), before);
+}
+
+#[test]
+fn of_two_instances_one_checks_and_the_other_takes_over_when_it_dies() {
+    let stack = start(&[]);
+    let two = another(&stack, "two");
+    let patient = Patient::sick();
+    stack.list("shared.test", &[&patient.url()]);
+    bury(&stack.master, "shared.test", &patient.url(), 0, 30);
+    patient.wait_for_checks(3);
+    let key = format!("dead:shared.test:{}", patient.url());
+    let first = holder(&stack.master, "shared.test", &patient.url());
+    let (holding, waiting, other) =
+        if first == "one" { (&stack.planb, &two, "two") } else { (&two, &stack.planb, "one") };
+    assert_eq!((watched(holding), watched(waiting)), ([1, 1], [1, 0]));
+    let made = |planb: &Planb| planb.count("planb_health_checks_total{result=\"broken\"}");
+    assert_eq!((made(holding) >= 2, made(waiting)), (true, 0));
+
+    signal(holding.pid(), "KILL");
+    redis(&stack.master, &["PEXPIRE", &key, "100"]);
+    wait_for_holder(&stack.master, "shared.test", &patient.url(), other);
+    patient.wait_for_checks(2);
+    assert_eq!(dead(&stack.master, "shared.test"), ["0"]);
+    patient.cure();
+    wait_for_revival(&stack.master, "shared.test", &patient.url());
+}
+
+#[test]
+fn what_one_instance_revives_all_have_back() {
+    let stack = start(&["--dead-backend-time=600"]);
+    let two = another(&stack, "two");
+    let (patient, b) = (Patient::sick(), Backend::named("b"));
+    stack.list("all.test", &[&patient.url(), &b.url()]);
+    bury(&stack.master, "all.test", &patient.url(), 0, 600);
+    wait_until("both know", || watched(&stack.planb)[0] + watched(&two)[0] == 2);
+    patient.wait_for_checks(2);
+    patient.cure();
+    for planb in [&stack.planb, &two] {
+        wait_until("it answers", || planb.ask("all.test") == "well");
+        wait_until("nothing is watched", || watched(planb) == [0, 0]);
+    }
+    assert_eq!(checks(&b), 0);
+}
+
+#[test]
+fn a_drain_leaves_the_dead_to_others_at_once() {
+    let mut stack = start(&[]);
+    let patient = Patient::sick();
+    let url = patient.url();
+    stack.list("drain.test", &[&url]);
+    bury(&stack.master, "drain.test", &url, 0, 30);
+    wait_for_holder(&stack.master, "drain.test", &url, "one");
+    let two = another(&stack, "two");
+    wait_until("the other stands by", || watched(&two) == [1, 0]);
+    let mut channel = TcpStream::connect(("127.0.0.1", stack.master.port())).unwrap();
+    channel.set_read_timeout(Some(PATIENCE)).unwrap();
+    channel.write_all(b"SUBSCRIBE dead\r\n").unwrap();
+    let mut lines = BufReader::new(channel).lines().map_while(Result::ok);
+    assert_eq!(lines.by_ref().take(6).last().as_deref(), Some(":1"), "the subscription is in force");
+    stack.planb.signal("TERM");
+    let notice = format!("drain.test;{url};0;1");
+    assert!(lines.any(|line| line == notice), "whoever does not know of it yet is told");
+    assert_eq!(stack.planb.wait_for_exit().code(), Some(0));
+    assert_ne!(holder(&stack.master, "drain.test", &url), "one");
+    wait_for_holder(&stack.master, "drain.test", &url, "two");
+    assert_eq!(dead(&stack.master, "drain.test"), ["0"]);
+    patient.wait_for_checks(2);
+}
+
+#[test]
+fn backends_that_never_answer_hold_up_no_other() {
+    let stack = start(&[]);
+    let (silent, gate) = Backend::holding();
+    let patient = Patient::sick();
+    stack.list("patient.test", &[&patient.url()]);
+    for number in 0..9 {
+        let host = format!("silent{number}.test");
+        redis(&stack.master, &["HSET", &format!("healthcheck:{host}"), "path", "/held"]);
+        redis(&stack.master, &["RPUSH", &format!("frontend:{host}"), "id", &silent.url()]);
+        bury(&stack.master, &host, &silent.url(), 0, 30);
+    }
+    wait_until("checks are held", || checks(&silent) >= 4);
+    bury(&stack.master, "patient.test", &patient.url(), 0, 30);
+    let limit = Duration::from_secs(10);
+    wait_within(limit, "a new one has its turn", || checks(&patient.backend) >= 1);
+    wait_within(limit, "one that is known to be prompt has its turns", || checks(&patient.backend) >= 4);
+    patient.cure();
+    wait_within(limit, "it is revived", || dead(&stack.master, "patient.test").is_empty());
+    let is_kept = |number: usize| dead(&stack.master, &format!("silent{number}.test")) == ["0"];
+    assert!((0..9).all(is_kept), "those that wait for a slot stay dead");
+    gate.open();
+    for number in 0..9 {
+        wait_for_revival(&stack.master, &format!("silent{number}.test"), &silent.url());
+    }
+}
+
+#[test]
+fn at_most_five_checks_run_at_once() {
+    let stack = start(&[]);
+    let (silent, _gate) = Backend::holding();
+    for number in 0..20 {
+        let host = format!("many{number}.test");
+        redis(&stack.master, &["HSET", &format!("healthcheck:{host}"), "path", "/held"]);
+        redis(&stack.master, &["RPUSH", &format!("frontend:{host}"), "id", &silent.url()]);
+        bury(&stack.master, &host, &silent.url(), 0, 30);
+    }
+    let port = format!(":{:04X} ", silent.address().port());
+    // Sockets of clients of the backend: remote port and state ESTABLISHED.
+    let open = || {
+        let table = std::fs::read_to_string(format!("/proc/{}/net/tcp", stack.planb.pid())).unwrap();
+        table
+            .lines()
+            .filter(|line| {
+                line.split_whitespace().nth(2).is_some_and(|remote| format!("{remote} ").ends_with(&port))
+                    && line.contains(" 01 ")
+            })
+            .count()
+    };
+    wait_until("checks have come and gone", || {
+        let open = open();
+        assert!(open <= 5, "{open} checks at once");
+        checks(&silent) >= 12
+    });
+}
+
+#[test]
+fn an_operator_cannot_wish_a_sick_backend_alive() {
+    let stack = start(&[]);
+    let patient = Patient::sick();
+    stack.list("wish.test", &[&patient.url()]);
+    let key = format!("dead:wish.test:{}", patient.url());
+    bury(&stack.master, "wish.test", &patient.url(), 0, 30);
+    for wish in [vec!["SREM", "dead:wish.test", "0"], vec!["DEL", &key], vec!["DEL", "dead:wish.test", &key]] {
+        patient.wait_for_checks(1);
+        redis(&stack.master, &wish);
+        wait_until("it is marked again", || {
+            dead(&stack.master, "wish.test") == ["0"] && holder(&stack.master, "wish.test", &patient.url()) == "one"
+        });
+    }
+}
+
+#[test]
+fn junk_disturbs_nothing() {
+    let stack = start(&[]);
+    let (patient, b) = (Patient::sick(), Backend::named("b"));
+    stack.list("junk.test", &["ftp://nobody", &patient.url()]);
+    redis(&stack.master, &["SET", "healthcheck:junk.test", "no-hash"]);
+    for junk in ["junk", ";;;", "junk.test;ftp://nobody;0;2", "junk.test;;x;2", "x;http://127.0.0.1:1;0;1"] {
+        redis(&stack.master, &["PUBLISH", "dead", junk]);
+    }
+    redis_pipe(&stack.master, &[vec![b"PUBLISH", b"dead", b"\xff\xfe;http://x;0;1"]]);
+    redis(&stack.master, &["SET", "frontend:string.test", "no-list"]);
+    announce(&stack.master, "string.test", &b.url(), 0);
+    redis(&stack.master, &["SET", "dead:wrong.test", "no-set"]);
+    redis(&stack.master, &["RPUSH", "frontend:wrong.test", "id", &b.url()]);
+    announce(&stack.master, "wrong.test", &b.url(), 0);
+    // A lease that is none is another's.
+    redis(&stack.master, &["RPUSH", "frontend:odd.test", "id", &b.url()]);
+    redis(&stack.master, &["RPUSH", &format!("dead:odd.test:{}", b.url()), "no-lease"]);
+    announce(&stack.master, "odd.test", &b.url(), 0);
+
+    bury(&stack.master, "junk.test", &patient.url(), 1, 30);
+    patient.wait_for_checks(2);
+    assert_eq!((checks(&b), dead(&stack.master, "junk.test")), (0, vec!["1".to_owned()]));
+    patient.cure();
+    wait_for_revival(&stack.master, "junk.test", &patient.url());
+    let lost = stack.planb.log().into_iter().find(|line| line.contains("cannot be checked"));
+    assert_eq!(lost, None, "the session has gone on");
+}
+
+#[test]
+fn hosts_of_any_form_are_watched_apart() {
+    let stack = start(&[]);
+    let patient = Patient::sick();
+    let hosts = ["a.test", "a.test:8080", "*.a.test", "*"];
+    for host in hosts {
+        stack.list(host, &[&patient.url()]);
+        bury(&stack.master, host, &patient.url(), 0, 2);
+    }
+    wait_until("all are watched", || watched(&stack.planb) == [4, 4]);
+    patient.wait_for_checks(24);
+    // Longer than their marks were to last.
+    for asked in ["a.test", "a.test:8080", "x.a.test", "other.test"] {
+        assert_eq!(stack.planb.ask(asked), "all backends are dead", "{asked}");
+    }
+    redis(&stack.master, &["LREM", "frontend:a.test:8080", "0", &patient.url()]);
+    wait_until("one is not watched any more", || watched(&stack.planb) == [3, 3]);
+    patient.cure();
+    for host in hosts {
+        wait_for_revival(&stack.master, host, &patient.url());
+    }
+}
+
+#[test]
+fn checks_pause_while_the_write_redis_is_away() {
+    let read = PrivateRedis::start(&["--notify-keyspace-events", "KA"]).unwrap();
+    let mut write = PrivateRedis::start(&[]).unwrap();
+    let planb = Planb::builder(&read, &write).arguments(FLAGS).start();
+    planb.wait_for_log("dead backends are checked");
+    let patient = Patient::sick();
+    for server in [&read, &write] {
+        redis(server, &["RPUSH", "frontend:away.test", "id", &patient.url()]);
+    }
+    bury(&write, "away.test", &patient.url(), 0, 600);
+    patient.wait_for_checks(1);
+    redis(&write, &["SAVE"]);
+    write.kill();
+    planb.wait_for_log("dead backends cannot be checked");
+    wait_until("nothing is held", || watched(&planb) == [1, 0]);
+    write.restart(&[]).unwrap();
+    wait_for_holder(&write, "away.test", &patient.url(), "one");
+    patient.wait_for_checks(2);
+    // Scripts that the server forgets are loaded again.
+    redis(&write, &["SCRIPT", "FLUSH"]);
+    patient.wait_for_checks(2);
+    // A frozen server is as good as none.
+    signal(write.pid(), "STOP");
+    wait_until("nothing is held", || watched(&planb) == [1, 0]);
+    signal(write.pid(), "CONT");
+    patient.wait_for_checks(2);
+    patient.cure();
+    wait_for_revival(&write, "away.test", &patient.url());
+}
