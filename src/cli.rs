@@ -193,6 +193,11 @@ struct Flags {
     #[arg(long, env = "PLANB_BACKEND_CACHE", num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", value_name = "BOOL")]
     backend_cache: bool,
 
+    /// DNS servers for the names of backends, by their addresses; several with commas between, or the flag several times
+    /// [default: those of /etc/resolv.conf]
+    #[arg(long, env = "PLANB_DNS_SERVER", value_delimiter = ',', value_parser = dns_server, value_name = "IP:PORT")]
+    dns_server: Vec<SocketAddr>,
+
     /// Whether to verify the certificates of https backends
     #[arg(long, env = "PLANB_BACKEND_TLS_VERIFY", num_args = 0..=1, default_value_t = true, default_missing_value = "true", action = clap::ArgAction::Set, value_name = "BOOL")]
     backend_tls_verify: bool,
@@ -335,6 +340,7 @@ impl Cli {
                 max_headers: flags.max_headers,
             }),
             store: store::Config { read, write },
+            dns_servers: flags.dns_server,
             proxy: proxy::Config {
                 request_timeout: seconds(flags.request_timeout),
                 dial_timeout: seconds(flags.dial_timeout),
@@ -430,6 +436,13 @@ fn address(text: &str) -> Result<SocketAddr, String> {
     }
     let mut addresses = text.to_socket_addrs().map_err(|error| error.to_string())?;
     addresses.next().ok_or_else(|| "the name has no address".to_owned())
+}
+
+fn dns_server(text: &str) -> Result<SocketAddr, String> {
+    match text.parse::<SocketAddr>() {
+        Ok(address) if address.port() != 0 && !address.ip().is_unspecified() => Ok(address),
+        _ => Err("it is not an IP address and a port, such as 127.0.0.1:8600 or [::1]:53".to_owned()),
+    }
 }
 
 /// A duration as Go writes them.
@@ -652,6 +665,16 @@ mod tests {
     }
 
     #[test]
+    fn dns_servers_add_up() {
+        assert!(config(&[]).dns_servers.is_empty());
+        let servers = config(&["--dns-server=127.0.0.1:8600,[::1]:53", "--dns-server", "10.0.0.1:53"]).dns_servers;
+        assert_eq!(
+            servers.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["127.0.0.1:8600", "[::1]:53", "10.0.0.1:53"]
+        );
+    }
+
+    #[test]
     fn a_socket_is_named_by_its_path() {
         let config = config(&["--read-redis-network", "unix", "--read-redis-host", "/run/redis.sock"]);
         assert_eq!(config.store.read.to_string(), "/run/redis.sock");
@@ -680,6 +703,11 @@ mod tests {
             ["--read-redis-sentinel-role", "slave"],
             ["--write-redis-sentinel-name", ""],
             ["--hostname", ""],
+            ["--dns-server", "localhost:53"],
+            ["--dns-server", "127.0.0.1"],
+            ["--dns-server", "127.0.0.1:0"],
+            ["--dns-server", "127.0.0.1:53,"],
+            ["--dns-server", ""],
         ] {
             assert!(Cli::try_parse_from([&["planb"][..], &arguments].concat()).is_err(), "{arguments:?}");
         }

@@ -27,6 +27,8 @@ pub struct Config {
     pub sync: sync::Config,
     /// How dead backends are checked; `None` to leave that to time.
     pub health: Option<health::Config>,
+    /// Who is asked for the addresses of backends that are known by name; nobody for those whom /etc/resolv.conf names.
+    pub dns_servers: Vec<SocketAddr>,
     /// How requests are handled.
     pub proxy: proxy::Config,
 }

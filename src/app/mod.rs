@@ -23,7 +23,7 @@ use tracing::{info, warn};
 
 use crate::{
     config::Config,
-    dial::BackendTls,
+    dial::{BackendTls, Names},
     drain::Drain,
     health::Checker,
     proxy::{self, ErrorPages, LoadBalancing, Shared, Sticky},
@@ -140,17 +140,19 @@ async fn supervise(mut config: Config, telemetry: &Telemetry, started: impl FnOn
         Ok(()) = everything_loaded => {}
     }
 
+    let names = Names::new(config.dns_servers, Arc::clone(metrics));
+    essential.spawn(endless(names.clone().tidy()));
     config.proxy.max_connections = connection_limit(config.proxy.max_connections)?;
     let backend_tls = BackendTls::new(config.proxy.verify_backends)?;
-    let checker = config
-        .health
-        .take()
-        .map(|config| Checker::new(config, routes.clone(), clock, Arc::clone(metrics), backend_tls.clone()));
+    let checker = config.health.take().map(|config| {
+        Checker::new(config, routes.clone(), clock, Arc::clone(metrics), backend_tls.clone(), names.clone())
+    });
     let mut checking = Checking::start(checker, drain.clone());
     let shared = Arc::new(Shared {
         connections: Arc::new(Semaphore::new(config.proxy.max_connections.min(Semaphore::MAX_PERMITS))),
         backend_tls,
         sticky: sticky(&config.proxy.load_balancing),
+        names,
         config: config.proxy,
         routes,
         clock,

@@ -105,11 +105,20 @@ impl PrivateRedis {
             let probe = format!("planb:probe:{}", uuid::Uuid::new_v4());
             self.command(&["SET", &probe, "1", "EX", "60"])?;
             while replica.command(&["EXISTS", &probe])? != ":1" {
-                anyhow::ensure!(Instant::now() < deadline, "the replica did not follow within {START_LIMIT:?}");
+                anyhow::ensure!(
+                    Instant::now() < deadline,
+                    "the replica did not follow within {START_LIMIT:?}; the master said:\n{}\nand the replica:\n{}",
+                    self.log(),
+                    replica.log()
+                );
                 std::thread::sleep(Duration::from_millis(1));
             }
         }
         Ok(())
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join(LOG)).unwrap_or_default()
     }
 
     /// Waits until the server says in its log that it is ready; `false` if it ended instead. Answers on the port prove nothing:
@@ -177,4 +186,4 @@ const PORT_ATTEMPTS: usize = 20;
 const LOG: &str = "redis.log";
 
 /// How long a server may take to come up, or a replica to follow.
-const START_LIMIT: Duration = Duration::from_secs(20);
+const START_LIMIT: Duration = Duration::from_secs(60);

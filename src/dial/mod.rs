@@ -1,12 +1,21 @@
 //! Making connections to backends, and sorting what can go wrong with that. It knows nothing of HTTP.
 
+mod names;
+mod order;
+mod race;
+mod resolver;
 mod tls;
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
-use libc::{EACCES, EADDRNOTAVAIL, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPERM};
+use libc::{EACCES, EADDRNOTAVAIL, EMFILE, ENETUNREACH, ENFILE, ENOBUFS, ENOMEM, EPERM};
 use socket2::{SockRef, TcpKeepalive};
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, time::Instant};
 use tokio_rustls::TlsStream;
 
 use crate::{
@@ -14,13 +23,18 @@ use crate::{
     transport::Transport,
 };
 
+pub use names::Names;
 pub use tls::BackendTls;
+
+use names::Name;
+use race::race;
 
 /// Makes connections within the dial timeout. Cloning is cheap.
 #[derive(Clone)]
 pub struct Dialer {
     timeout: Option<Duration>,
     tls: BackendTls,
+    names: Names,
 }
 
 /// Why there is no connection to a backend. No byte of a request has reached it.
@@ -46,14 +60,14 @@ pub enum DialError {
 impl Dialer {
     /// `timeout` covers the look-up of the name, the connection and the TLS handshake together; `None` means no limit but
     /// the system's.
-    pub fn new(timeout: Option<Duration>, tls: BackendTls) -> Self {
-        Self { timeout, tls }
+    pub fn new(timeout: Option<Duration>, tls: BackendTls, names: Names) -> Self {
+        Self { timeout, tls, names }
     }
 
     /// Connects to a backend, with TLS if its URL is `https`.
     pub async fn connect(&self, origin: &Origin) -> Result<Transport, DialError> {
         self.within(async {
-            let stream = connect_to_origin(origin).await?;
+            let stream = self.connect_to_origin(origin).await?;
             if !origin.tls {
                 return Ok(stream.into());
             }
@@ -65,7 +79,22 @@ impl Dialer {
 
     /// Connects to a backend and leaves the bytes to the caller, whatever its URL's scheme.
     pub async fn reach(&self, origin: &Origin) -> Result<TcpStream, DialError> {
-        self.within(connect_to_origin(origin)).await
+        self.within(self.connect_to_origin(origin)).await
+    }
+
+    async fn connect_to_origin(&self, origin: &Origin) -> Result<TcpStream, DialError> {
+        let stream = match &origin.host {
+            OriginHost::Ip(address) => connect_to(SocketAddr::new(*address, origin.port)).await,
+            host @ OriginHost::Name(_) => {
+                let text = host.name().unwrap_or_default();
+                let (name, addresses) = self.names.find(text).await.map_err(DialError::Resolve)?;
+                let mut attempt = Attempt { names: &self.names, name: &name, has_succeeded: false };
+                let stream = connect_to_any(&name, &addresses, origin.port).await;
+                attempt.has_succeeded = stream.is_ok();
+                stream
+            }
+        };
+        stream.map_err(DialError::from_connect)
     }
 
     async fn within<T>(&self, connecting: impl Future<Output = Result<T, DialError>>) -> Result<T, DialError> {
@@ -94,28 +123,51 @@ impl DialError {
     }
 }
 
-async fn connect_to_origin(origin: &Origin) -> Result<TcpStream, DialError> {
-    let stream = match &origin.host {
-        OriginHost::Ip(address) => connect_to(SocketAddr::new(*address, origin.port)).await,
-        OriginHost::Name(_) => connect_to_any(origin).await?,
-    };
-    stream.map_err(DialError::from_connect)
+/// An attempt to connect to a name. Unless it succeeds in time, the name's addresses are doubted.
+struct Attempt<'a> {
+    names: &'a Names,
+    name: &'a Arc<Name>,
+    has_succeeded: bool,
 }
 
-/// Looks a name up and tries all of its addresses.
-async fn connect_to_any(origin: &Origin) -> Result<io::Result<TcpStream>, DialError> {
-    let name = origin.host.name().unwrap_or_default();
-    let addresses = tokio::net::lookup_host((name, origin.port)).await.map_err(DialError::Resolve)?;
-    let mut last = None;
-    for address in addresses {
-        match connect_to(address).await {
-            Ok(stream) => return Ok(Ok(stream)),
-            Err(error) => last = Some(error),
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        if !self.has_succeeded {
+            self.names.doubt(self.name);
         }
     }
-    match last {
-        Some(error) => Ok(Err(error)),
-        None => Err(DialError::Resolve(io::Error::new(io::ErrorKind::NotFound, "the name has no addresses"))),
+}
+
+/// Connects to whichever of a name's addresses is the first to accept.
+async fn connect_to_any(name: &Name, addresses: &[IpAddr], port: u16) -> io::Result<TcpStream> {
+    let order = name.order.next(addresses, port, Instant::now());
+    if let [only] = order[..] {
+        return connect_to(only).await;
+    }
+    let attempts: Vec<_> = order.iter().map(|&address| connect_to(address)).collect();
+    let finish = race(attempts, HEAD_START).await;
+    let now = Instant::now();
+    for lost in finish.lost() {
+        name.order.hold_against(order[lost], now);
+    }
+    let errors = finish.failed.into_iter().map(|(_, error)| error);
+    match finish.won {
+        Some((winner, stream)) => {
+            name.order.forgive(order[winner]);
+            Ok(stream)
+        }
+        None => Err(errors.max_by_key(weight).unwrap_or_else(|| io::ErrorKind::AddrNotAvailable.into())),
+    }
+}
+
+/// How much an address's error tells of the backend, where there are several. A shortage of this machine's outweighs
+/// everything, since it may have caused the others' errors; that one family has no route says the least.
+fn weight(error: &io::Error) -> u8 {
+    match error.raw_os_error() {
+        Some(EMFILE | ENFILE | ENOBUFS | ENOMEM) => 3,
+        Some(EADDRNOTAVAIL | EACCES | EPERM) => 1,
+        Some(ENETUNREACH) => 0,
+        _ => 2,
     }
 }
 
@@ -130,8 +182,13 @@ async fn connect_to(address: SocketAddr) -> io::Result<TcpStream> {
 /// After how long without traffic a backend is asked whether it is still there, and how often again.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 
+/// How long an address has to accept before the next is tried as well (RFC 8305 section 5).
+const HEAD_START: Duration = Duration::from_millis(250);
+
 #[cfg(test)]
 mod tests {
+    use libc::ECONNREFUSED;
+
     use super::*;
 
     #[test]
@@ -140,5 +197,14 @@ mod tests {
             assert!(!DialError::from_connect(io::Error::from_raw_os_error(code)).is_the_backends());
         }
         assert!(DialError::from_connect(io::ErrorKind::ConnectionRefused.into()).is_the_backends());
+    }
+
+    #[test]
+    fn the_most_telling_error_is_the_one_that_is_told() {
+        let most =
+            |codes: &[i32]| codes.iter().copied().max_by_key(|&code| weight(&io::Error::from_raw_os_error(code)));
+        assert_eq!(most(&[ECONNREFUSED, ENETUNREACH, EADDRNOTAVAIL]), Some(ECONNREFUSED));
+        assert_eq!(most(&[EADDRNOTAVAIL, ENETUNREACH]), Some(EADDRNOTAVAIL));
+        assert_eq!(most(&[EMFILE, ECONNREFUSED]), Some(EMFILE));
     }
 }

@@ -23,7 +23,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
-    dial::BackendTls,
+    dial::{BackendTls, Names},
     drain::Drain,
     routing::{Backend, Clock, Moment, Routes},
     store::{DeadNotice, Found, HealthSession, Moved, Patience, Place, StoreError, Visit, Watch as ServerWatch},
@@ -72,9 +72,16 @@ impl From<StoreError> for Ended {
 
 impl Checker {
     /// A checker of the backends in `routes`, which should be loaded.
-    pub fn new(config: Config, routes: Routes, clock: Clock, metrics: Arc<Metrics>, tls: BackendTls) -> Self {
+    pub fn new(
+        config: Config,
+        routes: Routes,
+        clock: Clock,
+        metrics: Arc<Metrics>,
+        tls: BackendTls,
+        names: Names,
+    ) -> Self {
         Self {
-            prober: Prober::new(tls, config.max_headers),
+            prober: Prober::new(tls, names, config.max_headers),
             config,
             routes,
             clock,

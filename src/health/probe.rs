@@ -11,7 +11,7 @@ use memchr::memmem;
 use tracing::debug;
 
 use crate::{
-    dial::{BackendTls, DialError, Dialer},
+    dial::{BackendTls, DialError, Dialer, Names},
     routing::Backend,
     store::Criteria,
 };
@@ -56,10 +56,10 @@ pub struct Prober {
 
 impl Prober {
     /// With these connections, and so many header lines in a response at most.
-    pub fn new(tls: BackendTls, max_headers: usize) -> Self {
+    pub fn new(tls: BackendTls, names: Names, max_headers: usize) -> Self {
         let mut http = http1::Builder::new();
         http.title_case_headers(true).max_headers(max_headers);
-        Self { dialer: Dialer::new(Some(DIAL_LIMIT), tls), http }
+        Self { dialer: Dialer::new(Some(DIAL_LIMIT), tls, names), http }
     }
 
     /// Asks a backend once, within [`PROBE_LIMIT`].

@@ -37,7 +37,7 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    dial::{BackendTls, Dialer},
+    dial::{BackendTls, Dialer, Names},
     drain::Drain,
     routing::{Clock, DeadMark, Routes},
     secret::Secret,
@@ -118,6 +118,8 @@ pub struct Shared {
     pub backend_tls: BackendTls,
     /// What names backends to clients, where load balancing is sticky.
     pub sticky: Option<Sticky>,
+    /// Where backends are that are known by name.
+    pub names: Names,
 }
 
 /// One thread's share of the proxy.
@@ -157,7 +159,6 @@ pub fn run_worker(shared: Arc<Shared>, doors: Vec<Door>, drain: &Drain) -> io::R
         Ok(())
     });
     drop(local);
-    // A name look-up that hangs must not hold up the end.
     runtime.shutdown_background();
     result
 }
@@ -178,7 +179,7 @@ impl Worker {
             server.max_headers(shared.config.max_headers);
             client.max_headers(shared.config.max_headers);
         }
-        let dialer = Dialer::new(shared.config.dial_timeout, shared.backend_tls.clone());
+        let dialer = Dialer::new(shared.config.dial_timeout, shared.backend_tls.clone(), shared.names.clone());
         let upstream = Upstream::new(dialer, client, Rc::clone(&pool), traffic);
         Self { shared, http1: server, upstream, pool, tasks: TaskTracker::new(), drain }
     }

@@ -41,7 +41,7 @@ pub struct Origin {
 pub enum OriginHost {
     /// A literal address, which needs no look-up and leaves the request's `Host` alone.
     Ip(IpAddr),
-    /// A name, which is looked up at every dial and replaces the request's `Host`.
+    /// A name, whose addresses may change and which replaces the request's `Host`.
     Name(HeaderValue),
 }
 

@@ -36,6 +36,8 @@ pub struct Metrics {
     pub pool_dials: IntCounter,
     /// `planb_reverseproxy_pool_reuses_total`
     pub pool_reuses: IntCounter,
+    /// `planb_dns_*`
+    pub dns: DnsMetrics,
     /// `planb_tls_*`
     pub tls: TlsMetrics,
     /// `planb_health_*`
@@ -122,6 +124,7 @@ impl Metrics {
             pool_dials: new.counter("planb_reverseproxy_pool_dials_total", "Connections made to backends.")?,
             pool_reuses: new
                 .counter("planb_reverseproxy_pool_reuses_total", "Requests sent on a kept connection to a backend.")?,
+            dns: DnsMetrics::new(&new)?,
             tls: TlsMetrics::new(&new)?,
             health: HealthMetrics::new(&new)?,
             marked_dead: new
@@ -278,6 +281,42 @@ impl HealthMetrics {
     /// Counts a check. The label is of our own wording.
     pub fn count_check(&self, result: &'static str) {
         self.checks.with_label_values(&[result]).inc();
+    }
+}
+
+/// What concerns the names of backends.
+pub struct DnsMetrics {
+    found: IntCounter,
+    none: IntCounter,
+    failed: IntCounter,
+    /// `planb_dns_names`
+    pub names: IntGauge,
+}
+
+impl DnsMetrics {
+    fn new(new: &Register<'_>) -> prometheus::Result<Self> {
+        let lookups = new.add(IntCounterVec::new(
+            Opts::new(
+                "planb_dns_lookups_total",
+                "Look-ups of backends' names: ok, none (the name has no addresses), failed (no answer).",
+            ),
+            &["result"],
+        )?)?;
+        Ok(Self {
+            found: lookups.with_label_values(&["ok"]),
+            none: lookups.with_label_values(&["none"]),
+            failed: lookups.with_label_values(&["failed"]),
+            names: new.gauge("planb_dns_names", "Names of backends whose addresses are remembered.")?,
+        })
+    }
+
+    /// Counts a look-up, by whether addresses were found; `None` means that there was no answer.
+    pub fn count_lookup(&self, found: Option<bool>) {
+        match found {
+            Some(true) => self.found.inc(),
+            Some(false) => self.none.inc(),
+            None => self.failed.inc(),
+        }
     }
 }
 

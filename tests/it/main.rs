@@ -30,6 +30,7 @@ mod logs;
 mod malformed;
 mod marks;
 mod metrics;
+mod names;
 mod passthrough;
 mod redis_login;
 mod removal;

@@ -26,6 +26,8 @@ fn every_metric_is_on_the_page() {
         "planb_health_leases_held",
         "planb_health_watched",
         "planb_health_watches_dropped_total",
+        "planb_dns_lookups_total",
+        "planb_dns_names",
         "planb_log_access_lines_dropped_total",
         "planb_log_error_lines_dropped_total",
         "planb_reverseproxy_accept_errors_total",
@@ -235,7 +237,9 @@ fn no_label_takes_a_value_that_a_client_can_choose() {
         let is_bucket = name.ends_with("_bucket") && label.starts_with("le=\"");
         let is_status = name.ends_with("_responses_total")
             && ["200", "400"].iter().any(|status| label.starts_with(&format!("status_code=\"{status}\"}} ")));
-        assert!(is_bucket || is_status, "{name}{{{label}");
+        let is_result = name == "planb_dns_lookups_total"
+            && ["ok", "none", "failed"].iter().any(|result| label.starts_with(&format!("result=\"{result}\"}} ")));
+        assert!(is_bucket || is_status || is_result, "{name}{{{label}");
     }
 }
 

@@ -50,6 +50,18 @@ impl Backend {
         Self::listen("http", listener, Wire::Plain, handler)
     }
 
+    /// A backend at an address of the test's choice, or nothing if that is taken. It answers every request with its name,
+    /// and each connection is for one request.
+    pub fn named_at(name: &str, address: SocketAddr) -> Option<Self> {
+        let name = name.to_owned();
+        let listener = TcpListener::bind(address).ok()?;
+        Some(Self::listen("http", listener, Wire::Plain, move |exchange| {
+            exchange.read_body();
+            exchange.answer("200 OK", "Connection: close\r\n", name.as_bytes());
+            false
+        }))
+    }
+
     /// The same over TLS, with a certificate of its own making for `localhost` and `127.0.0.1`.
     pub fn start_tls(handler: impl Fn(&mut Exchange<'_>) -> bool + Send + Sync + 'static) -> Self {
         let config = self_signed();

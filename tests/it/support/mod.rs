@@ -2,6 +2,7 @@
 
 mod backend;
 mod client;
+mod dns;
 mod hello;
 mod http2;
 mod planb;
@@ -10,6 +11,7 @@ mod tls;
 
 use std::{
     io::{BufWriter, Write},
+    net::SocketAddr,
     sync::atomic::{AtomicUsize, Ordering},
     thread,
     time::{Duration, Instant},
@@ -20,6 +22,7 @@ use socket2::{Domain, Socket, Type};
 pub use ::planb::demo::PrivateRedis;
 pub use backend::{Backend, Exchange, Gate};
 pub use client::{Client, Response, get};
+pub use dns::{DnsServer, Reply};
 pub use hello::{hello, hello_message, record};
 pub use http2::{Http2, Stream};
 pub use planb::{Planb, PlanbBuilder};
@@ -148,21 +151,20 @@ pub fn signal(pid: u32, name: &str) {
 }
 
 /// A loopback address where nobody listens, and nobody will: the socket is bound for as long as the guard lives.
-pub fn closed_port() -> (socket2::Socket, String) {
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    socket.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+pub fn closed_port() -> (Socket, String) {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
     let address = socket.local_addr().unwrap().as_socket().unwrap();
     (socket, format!("http://{address}"))
 }
 
-/// A listener whose queue is full, so that no further connection to it is ever made; and its URL.
-pub fn full_backlog() -> (Vec<Socket>, String) {
-    let socket = || Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+/// A listener whose queue is full, so that no further connection to it is ever made; and its address.
+pub fn full_backlog(address: SocketAddr) -> (Vec<Socket>, SocketAddr) {
+    let socket = || Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
     let listener = socket();
-    listener.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    listener.bind(&address.into()).unwrap();
     listener.listen(0).unwrap();
     let address = listener.local_addr().unwrap();
-    let url = format!("http://{}", address.as_socket().unwrap());
     let mut sockets = vec![listener];
     for _ in 0..4 {
         let filler = socket();
@@ -171,11 +173,11 @@ pub fn full_backlog() -> (Vec<Socket>, String) {
         let _ = filler.connect(&address);
         sockets.push(filler);
     }
-    (sockets, url)
+    (sockets, address.as_socket().unwrap())
 }
 
 /// Longer than anything may take on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How often a condition is looked at.
 const STEP: Duration = Duration::from_millis(2);
