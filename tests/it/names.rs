@@ -166,31 +166,47 @@ fn an_answer_that_has_expired_in_a_pause_is_not_used() {
     assert_eq!((old.connections(), new.connections()), (1, 1));
 }
 
-#[test]
-fn without_an_answer_the_last_addresses_are_used() {
+/// Whatever comes in place of an answer, the last addresses are used until there is one again.
+fn last_addresses_are_used_while_dns_says(reply: Reply) {
     let [backend] = neighbours();
-    for reply in
-        [Reply::Error(ResponseCode::ServFail), Reply::Error(ResponseCode::Refused), Reply::Junk, Reply::Silence]
-    {
-        let named = Named::with(&["--dial-timeout=3"], &backend);
-        named.dns.point(NAME, &["127.0.0.1"], 1);
+    let named = Named::with(&["--dial-timeout=3"], &backend);
+    named.dns.point(NAME, &["127.0.0.1"], 1);
+    named.ask();
+    named.dns.set(NAME, reply);
+    wait_until("it is noticed", || {
         named.ask();
-        named.dns.set(NAME, reply.clone());
-        wait_until(&format!("{reply:?} is noticed"), || {
-            named.ask();
-            named.lookups("failed") > 0
-        });
+        named.lookups("failed") > 0
+    });
+    named.ask();
+    let complaints = || named.stack.planb.log().iter().filter(|line| line.contains("DNS has no answer")).count();
+    wait_until("the log says so", || complaints() == 1);
+    named.dns.point(NAME, &["127.0.0.1"], 1);
+    wait_until("DNS is back", || {
         named.ask();
-        let complaints = || named.stack.planb.log().iter().filter(|line| line.contains("DNS has no answer")).count();
-        wait_until("the log says so", || complaints() == 1);
-        named.dns.point(NAME, &["127.0.0.1"], 1);
-        wait_until("DNS is back", || {
-            named.ask();
-            named.stack.planb.log().iter().any(|line| line.contains("resolved again"))
-        });
-        assert_eq!(complaints(), 1);
-        named.assert_no_marks();
-    }
+        named.stack.planb.log().iter().any(|line| line.contains("resolved again"))
+    });
+    assert_eq!(complaints(), 1);
+    named.assert_no_marks();
+}
+
+#[test]
+fn the_last_addresses_are_used_while_dns_fails() {
+    last_addresses_are_used_while_dns_says(Reply::Error(ResponseCode::ServFail));
+}
+
+#[test]
+fn the_last_addresses_are_used_while_dns_refuses() {
+    last_addresses_are_used_while_dns_says(Reply::Error(ResponseCode::Refused));
+}
+
+#[test]
+fn the_last_addresses_are_used_while_dns_talks_junk() {
+    last_addresses_are_used_while_dns_says(Reply::Junk);
+}
+
+#[test]
+fn the_last_addresses_are_used_while_dns_is_silent() {
+    last_addresses_are_used_while_dns_says(Reply::Silence);
 }
 
 #[test]

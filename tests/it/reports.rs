@@ -101,9 +101,10 @@ fn a_mark_is_recorded_as_the_original_does() {
     let ((_one, first), (_other, second)) = (closed_port(), closed_port());
     let mut subscription = Subscription::start(&stack.master);
     register(&stack.master, &stack.planb, "dead.test", &[&Backend::named("a").url(), &first, &second]);
-    for _ in 0..3 {
+    wait_until("both are found dead", || {
         assert_eq!(stack.planb.ask("dead.test"), "a");
-    }
+        stack.planb.count("planb_router_backend_markdead_total") == 2
+    });
     let mut payloads = [subscription.payload(), subscription.payload()];
     // The message comes last, so what it tells of is there.
     assert_eq!(members(&stack.master, "dead.test"), "1\n2");
