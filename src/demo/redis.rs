@@ -186,4 +186,4 @@ const PORT_ATTEMPTS: usize = 20;
 const LOG: &str = "redis.log";
 
 /// How long a server may take to come up, or a replica to follow.
-const START_LIMIT: Duration = Duration::from_secs(60);
+const START_LIMIT: Duration = Duration::from_mins(1);

@@ -177,7 +177,7 @@ pub fn full_backlog(address: SocketAddr) -> (Vec<Socket>, SocketAddr) {
 }
 
 /// Longer than anything may take on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// How often a condition is looked at.
 const STEP: Duration = Duration::from_millis(2);
