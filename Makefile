@@ -4,8 +4,10 @@ CARGO ?= cargo
 FUZZ_SECONDS ?= 60
 CHAOS_SEEDS ?= 1 2 3
 CHAOS_SECONDS ?= 120
+ATTRITION_SEEDS ?= 1
+ATTRITION_SECONDS ?= 120
 
-.PHONY: help setup build demo test bench bench-tls bench-latency bench-certificates bench-outages bench-table chaos failovers fuzz deny
+.PHONY: help setup build demo test bench bench-tls bench-latency bench-certificates bench-outages bench-table chaos attrition failovers fuzz deny
 
 help:
 	@echo "make demo                see it work: a private Redis, two backends, the proxy, a live edit"
@@ -18,6 +20,7 @@ help:
 	@echo "make bench-outages       what a loss of Redis costs: requests, time, processor time, memory"
 	@echo "make bench-table         the routing table alone, at 1,000 and 1,000,000 hosts"
 	@echo "make chaos               random faults of Redis and the network while clients ask, CHAOS_SEEDS=\"1 2 3\", CHAOS_SECONDS=120 each"
+	@echo "make attrition           backends killed, frozen and ended at random under 500 requests a second, ATTRITION_SEEDS=\"1\", ATTRITION_SECONDS=120 each"
 	@echo "make failovers           random fail-overs of three Redis servers under three sentinels, while clients ask"
 	@echo "make deny                licences, advisories and duplicates among the dependencies"
 	@echo "make fuzz                each reader of foreign bytes against random ones, for FUZZ_SECONDS=60 each"
@@ -59,6 +62,11 @@ bench-table: setup
 chaos: setup
 	@for seed in $(CHAOS_SEEDS); do \
 		$(CARGO) bench --locked --bench chaos -- --seed $$seed --seconds $(CHAOS_SECONDS) || exit 1; \
+	done
+
+attrition: setup
+	@for seed in $(ATTRITION_SEEDS); do \
+		$(CARGO) bench --locked --bench attrition -- --seed $$seed --seconds $(ATTRITION_SECONDS) || exit 1; \
 	done
 
 failovers: build

@@ -15,7 +15,8 @@ use super::{
     backends::Backends,
     dice::Dice,
     faults::Fault,
-    load::{Load, get},
+    http::get,
+    load::Load,
     model::{Expected, Model, may_expire},
     proxy::Proxy,
     redis::{Command, Redis, Reply, command},
@@ -68,7 +69,14 @@ impl Campaign {
         writer.write_all(&[])?;
         master.wait_for_replica(&replica)?;
         let relay = Relay::start(runtime, replica.port())?;
-        let proxy = Proxy::start(relay.address.port(), master.port(), &self.planb, self.log.clone())?;
+        let arguments = [
+            "--shrink-grace=30s".to_owned(),
+            "--reconcile-interval=10s".to_owned(),
+            "--dead-backend-time=2".to_owned(),
+            format!("--read-redis-port={}", relay.address.port()),
+            format!("--write-redis-port={}", master.port()),
+        ];
+        let proxy = Proxy::start(&self.planb, &arguments, self.log.clone())?;
         writer.edit(2 * self.hosts);
         let editing = Editing::start(writer, Dice::new(self.seed, 2));
         let load = Load::start(runtime, proxy.address, steady, others, self.seed, stop);

@@ -7,7 +7,8 @@ use anyhow::ensure;
 use super::{
     dice::Dice,
     redis::command,
-    world::{Target, World, forget, signal},
+    signal::signal,
+    world::{Target, World, forget},
 };
 
 /// One fault with all its particulars, from its beginning to its end.

@@ -11,14 +11,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    runtime::Handle,
-    time,
-};
+use tokio::{net::TcpStream, runtime::Handle, time};
 
-use super::{dice::Dice, stop::Stop};
+use super::{
+    dice::Dice,
+    http::{Answer, get},
+    stop::Stop,
+};
 
 /// What the clients ask for and have seen.
 pub struct Load {
@@ -62,16 +61,6 @@ pub struct Failure {
     pub scene: String,
     /// What came back.
     pub answer: String,
-}
-
-/// A response, in short.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
-    /// The status.
-    pub status: u16,
-    /// The body.
-    pub body: String,
-    closes: bool,
 }
 
 impl Load {
@@ -159,7 +148,7 @@ impl Load {
                 None => TcpStream::connect(self.proxy).await?,
             };
             let answer = get(&mut stream, host, "/").await?;
-            if !answer.closes {
+            if !answer.closes() {
                 *connection = Some(stream);
             }
             Ok(answer)
@@ -181,30 +170,6 @@ impl Load {
                 },
             });
         }
-    }
-}
-
-/// Asks on a kept connection. All responses that are expected have a Content-Length or no body.
-pub async fn get(stream: &mut TcpStream, host: &str, path: &str) -> io::Result<Answer> {
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n");
-    stream.write_all(request.as_bytes()).await?;
-    let mut response = Vec::new();
-    loop {
-        if stream.read_buf(&mut response).await? == 0 {
-            return Err(ErrorKind::UnexpectedEof.into());
-        }
-        let text = String::from_utf8_lossy(&response);
-        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
-        let field = |wanted: &str| {
-            head.lines().find_map(|line| line.split_once(": ").filter(|(name, _)| name.eq_ignore_ascii_case(wanted)))
-        };
-        let length = field("content-length").and_then(|(_, value)| value.parse().ok()).unwrap_or(0);
-        if body.len() < length {
-            continue;
-        }
-        let status = head.get(9..12).and_then(|status| status.parse().ok()).ok_or(ErrorKind::InvalidData)?;
-        let closes = field("connection").is_some_and(|(_, value)| value.eq_ignore_ascii_case("close"));
-        return Ok(Answer { status, body: body.to_owned(), closes });
     }
 }
 

@@ -14,7 +14,7 @@ use anyhow::{Context, ensure};
 use tempfile::TempDir;
 use tokio::{net::TcpStream, runtime::Handle};
 
-use super::load::get;
+use super::http::get;
 
 /// The proxy under test. Killed when dropped.
 pub struct Proxy {
@@ -27,20 +27,18 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Starts it and waits until it serves.
+    /// Starts it with these arguments, and waits until it serves.
     ///
     /// # Errors
     /// When it does not.
-    pub fn start(read: u16, write: u16, executable: &Path, log: Option<PathBuf>) -> anyhow::Result<Self> {
+    pub fn start(executable: &Path, arguments: &[String], log: Option<PathBuf>) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
         let log = log.unwrap_or_else(|| folder.path().join("log"));
         let process = Command::new(executable)
             .env_clear()
             .current_dir(folder.path())
             .args(["--listen=127.0.0.1:0", "--metrics-address=127.0.0.1:0", "--access-log=none"])
-            .args(["--shrink-grace=30s", "--reconcile-interval=10s", "--dead-backend-time=2"])
-            .arg(format!("--read-redis-port={read}"))
-            .arg(format!("--write-redis-port={write}"))
+            .args(arguments)
             .stdin(Stdio::null())
             // Not a pipe, which somebody would have to empty.
             .stderr(File::create(&log)?)

@@ -1,13 +1,12 @@
 //! The servers under attack, and what an operator can do to them.
 
 use std::{
-    fs, io, process,
+    fs, io,
     sync::Arc,
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::ensure;
 use planb::demo::PrivateRedis;
 
 use super::{
@@ -120,13 +119,6 @@ pub fn forget(server: &PrivateRedis) -> io::Result<()> {
             fs::remove_file(path)?;
         }
     }
-    Ok(())
-}
-
-/// Sends a signal, by its name without SIG.
-pub fn signal(pid: u32, name: &str) -> anyhow::Result<()> {
-    let status = process::Command::new("kill").args([format!("-{name}"), pid.to_string()]).status()?;
-    ensure!(status.success(), "cannot send SIG{name} to {pid}");
     Ok(())
 }
 

@@ -14,6 +14,8 @@ pub struct Attempts<'a> {
     frontend: &'a Arc<Frontend>,
     wanted: Option<&'a Choice>,
     tried: Tried,
+    /// One whose connection broke, for when no other is left.
+    spare: Option<Choice>,
     retries_left: usize,
     last: Option<(Choice, ProxyError)>,
 }
@@ -22,7 +24,15 @@ impl<'a> Attempts<'a> {
     /// At a frontend's backends.
     pub fn at(worker: &'a Worker, frontend: &'a Arc<Frontend>) -> Self {
         frontend.retry_budget().count_request(worker.shared.clock.now());
-        Self { worker, frontend, wanted: None, tried: Tried::default(), retries_left: MOST_RETRIES, last: None }
+        Self {
+            worker,
+            frontend,
+            wanted: None,
+            tried: Tried::default(),
+            spare: None,
+            retries_left: MOST_RETRIES,
+            last: None,
+        }
     }
 
     /// The same, beginning with this backend if it is alive.
@@ -44,7 +54,7 @@ impl<'a> Attempts<'a> {
     }
 
     /// Whether the request may be sent once more; counted if it may.
-    pub fn may_retry(&mut self) -> bool {
+    fn may_retry(&mut self) -> bool {
         let metrics = &self.worker.shared.metrics;
         if self.retries_left == 0 {
             return false;
@@ -65,6 +75,10 @@ impl<'a> Attempts<'a> {
         } else if !matches!(error, ProxyError::ClientGone) {
             exchange.log_error(&error);
         }
+        // A process that ends closes its listening socket last, so that it may take the next connection too, and lose it.
+        if matches!(error, ProxyError::Broken(_)) && !self.tried.contains(&choice.backend) {
+            self.spare = Some(choice.clone());
+        }
         self.tried.add(Arc::clone(&choice.backend));
         if matches!(error, ProxyError::Dial(DialError::Exhausted(_))) {
             self.retries_left = 0;
@@ -81,11 +95,17 @@ impl<'a> Attempts<'a> {
         (None, ProxyError::AllDead)
     }
 
-    fn choose(&self, now: Moment) -> Option<Choice> {
-        if self.goes_by_load() {
-            return self.frontend.choose_less_busy(now, &self.tried, |count| fastrand::usize(..count));
+    fn choose(&mut self, now: Moment) -> Option<Choice> {
+        // A client that is to stay with a backend does so for as long as there may be hope.
+        if self.wanted.is_some() && self.spare.is_some() {
+            return self.spare.take();
         }
-        self.frontend.choose_again(self.wanted, now, &self.tried)
+        let other = if self.goes_by_load() {
+            self.frontend.choose_less_busy(now, &self.tried, |count| fastrand::usize(..count))
+        } else {
+            self.frontend.choose_again(self.wanted, now, &self.tried)
+        };
+        other.or_else(|| self.spare.take())
     }
 
     fn goes_by_load(&self) -> bool {

@@ -134,7 +134,7 @@ async fn attempt(
             if opening.is_some() {
                 Box::pin(worker.upstream.send_afresh(backend, request)).await
             } else {
-                worker.upstream.send(backend, request, || attempts.may_retry()).await
+                worker.upstream.send(backend, request).await
             }
         };
         let sent = match worker.shared.config.request_timeout {

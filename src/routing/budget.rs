@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Moment;
 
-/// The requests and the retries of the last eight seconds. Within each second the first [`FREE_RETRIES`] are free; beyond
-/// them, retries may be a fifth of the window's requests.
+/// The requests and the retries of the last ten seconds. The first [`FREE_RETRIES`] of each second are free; those beyond
+/// them may be a fifth of the window's requests.
 ///
 /// Several threads may overrun the budget by a retry each.
 #[derive(Debug, Default)]
@@ -30,18 +30,18 @@ impl RetryBudget {
     /// Whether a request may be tried once more; counted if it may.
     pub fn allows_retry(&self, now: Moment) -> bool {
         let number = number_of(now);
-        let (mut requests, mut retries, mut current) = (0, 0, 0);
+        let (mut requests, mut charged, mut current) = (0, 0, 0);
         for second in self.seconds.iter().map(|word| Second::unpack(word.load(Ordering::Relaxed))) {
             // One that another thread has just begun may be ahead of `now`.
             if number.wrapping_sub(second.number) % NUMBERS < WINDOW {
                 requests += second.requests;
-                retries += second.retries;
+                charged += second.retries.saturating_sub(FREE_RETRIES);
                 if second.number == number {
                     current += second.retries;
                 }
             }
         }
-        let allows = current < FREE_RETRIES || (retries + 1) * REQUESTS_PER_RETRY <= requests;
+        let allows = current < FREE_RETRIES || (charged + 1) * REQUESTS_PER_RETRY <= requests;
         if allows {
             self.change(now, |second| second.retries += 1);
         }
@@ -79,7 +79,7 @@ fn number_of(now: Moment) -> u64 {
 }
 
 /// Seconds that are looked back.
-const SECONDS: usize = 8;
+const SECONDS: usize = 10;
 const WINDOW: u64 = SECONDS as u64;
 
 /// Retries in each second that need no requests to justify them.
@@ -120,7 +120,8 @@ mod tests {
         for second in 1..=4 {
             (0..250).for_each(|_| budget.count_request(at(second)));
         }
-        assert_eq!(allowed(&budget, at(4), 1_000), 200);
+        assert_eq!(allowed(&budget, at(4), 1_000), FREE_RETRIES + 200);
+        assert_eq!(allowed(&budget, at(5), 1_000), FREE_RETRIES);
         // The requests of the first second are forgotten, and with them their share; what is free is not.
         assert_eq!(allowed(&budget, at(1 + WINDOW), 1_000), FREE_RETRIES);
     }

@@ -53,7 +53,8 @@ impl Tried {
         self.0.push(backend);
     }
 
-    pub(super) fn contains(&self, backend: &Arc<Backend>) -> bool {
+    /// Whether `backend` is excluded.
+    pub fn contains(&self, backend: &Arc<Backend>) -> bool {
         self.0.iter().any(|tried| Arc::ptr_eq(tried, backend))
     }
 }

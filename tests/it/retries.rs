@@ -184,14 +184,37 @@ fn a_request_timeout_ends_the_request() {
 }
 
 #[test]
-fn a_get_that_a_kept_connection_loses_is_sent_once_more_to_the_same_backend() {
+fn a_get_that_a_kept_connection_loses_is_sent_once_more_to_another_backend() {
     let failing = every_second_request_is_lost();
     let row = Row::with(&failing.url());
     assert_eq!(row.get().status, 200);
     row.skip_a_turn();
     assert_eq!(row.get().status, 200);
-    assert_eq!((failing.requests().len(), failing.connections()), (3, 2));
+    // The second time over a new connection, although there is a kept one.
+    assert_eq!((failing.requests().len(), row.good.requests().len(), row.good.connections()), (2, 2, 2));
     assert_eq!((row.retries(), row.marks()), (1, 0));
+}
+
+#[test]
+fn a_get_that_is_lost_twice_ends() {
+    let (first, others) = (every_second_request_is_lost(), [0, 1].map(|_| Backend::start(|exchange| reset(exchange))));
+    let row = Row::with(&first.url());
+    assert_eq!(row.get().status, 200);
+    row.stack.list("three.test", &[&first.url(), &others[0].url(), &others[1].url()]);
+    assert_eq!(row.stack.planb.connect().get("three.test", "/").status, 503);
+    assert_eq!((first.requests().len(), others.each_ref().map(|other| other.requests().len()).iter().sum()), (2, 1));
+    assert_eq!((row.retries(), row.marks()), (1, 0));
+}
+
+#[test]
+fn a_get_that_its_last_backend_has_lost_returns_to_it_though_others_are_away() {
+    let (_guard, refusing) = closed_port();
+    let failing = every_second_request_is_lost();
+    let row = Row::with(&failing.url());
+    assert_eq!(row.get().status, 200);
+    row.stack.list("two.test", &[&failing.url(), &refusing]);
+    assert_eq!(row.stack.planb.connect().get("two.test", "/").status, 200);
+    assert_eq!((failing.requests().len(), failing.connections(), row.retries()), (3, 2, 2));
 }
 
 #[test]

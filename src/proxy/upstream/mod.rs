@@ -1,8 +1,8 @@
 //! Sending requests to backends.
 //!
 //! Each worker thread has its own pool, so nothing here is shared between threads. What may be sent twice is decided here
-//! and nowhere else: a request of which no byte was written comes back to the caller for another backend, and one that a
-//! kept connection lost is repeated only if that cannot do harm.
+//! and nowhere else: a request comes back to the caller for another backend if no byte of it was written, or if a kept
+//! connection lost it and to repeat it once cannot do harm.
 
 mod io;
 mod pool;
@@ -40,7 +40,7 @@ pub struct Upstream {
 pub struct Failure {
     /// Why.
     pub error: ProxyError,
-    /// The request, if no byte of it can have reached a backend.
+    /// The request, if it may be sent once more: no byte of it can have reached a backend, or to repeat it can do no harm.
     pub unsent: Option<Request<RequestBody>>,
 }
 
@@ -59,15 +59,16 @@ impl Upstream {
         Ok(self.dialer.reach(origin).await?)
     }
 
-    /// Sends `request` over a kept connection if there is one, else over a new one, and waits for the response's head. It is
-    /// sent once more, over a new connection, if a kept one has lost it, that can do no harm, and `may_repeat` agrees.
+    /// Sends `request` over a kept connection if there is one, else over a new one, and waits for the response's head. One
+    /// that a kept connection has lost comes back, if to repeat it can do no harm, and is then sent over new ones alone.
     pub async fn send(
         &self,
         backend: &Arc<Backend>,
         mut request: Request<RequestBody>,
-        may_repeat: impl FnOnce() -> bool,
     ) -> Result<(Response<Incoming>, Lease), Failure> {
-        while let Some(mut connection) = self.pool.take(backend.origin()) {
+        while !is_repeat(&request)
+            && let Some(mut connection) = self.pool.take(backend.origin())
+        {
             let is_repeatable = is_repeatable(&request);
             let received = connection.meter().received();
             let (error, unsent) = match exchange(&mut connection, request).await {
@@ -77,11 +78,11 @@ impl Upstream {
             debug!(backend = backend.url(), %error, "a kept connection turned out to be closed");
             request = match unsent {
                 Unsent::Whole(unsent) => unsent,
-                Unsent::Head(head) if is_repeatable && connection.meter().received() == received && may_repeat() => {
-                    request = Request::from_parts(head, RequestBody::default());
-                    break;
+                Unsent::Head(head) => {
+                    let may_repeat = is_repeatable && connection.meter().received() == received;
+                    let unsent = may_repeat.then(|| repeat(head));
+                    return Err(Failure { error: ProxyError::from_exchange(error), unsent });
                 }
-                Unsent::Head(_) => return Err(Failure { error: ProxyError::from_exchange(error), unsent: None }),
             };
         }
         // In a box, because the future that dials is large, and every request's would otherwise be as large.
@@ -166,6 +167,20 @@ fn is_repeatable(request: &Request<RequestBody>) -> bool {
         Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
     );
     idempotent && request.body().is_end_stream()
+}
+
+/// Marks a request that has been sent before.
+#[derive(Clone)]
+struct Repeat;
+
+/// A repeatable request once more.
+fn repeat(mut head: request::Parts) -> Request<RequestBody> {
+    head.extensions.insert(Repeat);
+    Request::from_parts(head, RequestBody::default())
+}
+
+fn is_repeat(request: &Request<RequestBody>) -> bool {
+    request.extensions().get::<Repeat>().is_some()
 }
 
 fn head_of(request: &Request<RequestBody>) -> request::Parts {
