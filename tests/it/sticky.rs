@@ -1,6 +1,10 @@
 //! `--load-balancing=sticky`: the cookie by which clients come back to their backends.
 
-use std::{collections::BTreeSet, net::TcpStream};
+use std::{
+    collections::BTreeSet,
+    net::TcpStream,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use data_encoding::BASE64URL_NOPAD;
 use h2::ext::Protocol;
@@ -170,6 +174,25 @@ fn a_client_whose_backend_dies_moves_once() {
         (0..2).map(|_| visit(planb, &old)).map(|response| (response.text(), cookie(&response))).collect();
     assert_eq!(again.len(), 2, "they took turns");
     assert_eq!(planb.count("planb_reverseproxy_retries_total"), 1);
+}
+
+#[test]
+fn a_kept_connection_that_is_lost_moves_nobody() {
+    let lost = AtomicUsize::new(0);
+    let closing = Backend::start(move |exchange| {
+        // The second request of the first connection.
+        let closes = lost.fetch_add(1, Ordering::SeqCst) == 1;
+        if !closes {
+            exchange.answer("200 OK", "", b"closing");
+        }
+        !closes
+    });
+    let stack = Stack::start(&[STICKY, SECRET, "--workers=1"]);
+    stack.list(HOST, &[&closing.url(), &Backend::named("other").url()]);
+    let first = ask(&stack.planb, HOST, "");
+    assert_eq!(first.text(), "closing");
+    stays(&stack.planb, &cookie(&first), "closing");
+    assert_eq!((closing.connections(), stack.planb.count("planb_reverseproxy_retries_total")), (2, 1));
 }
 
 #[test]
