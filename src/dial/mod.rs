@@ -52,7 +52,7 @@ pub enum DialError {
     /// The backend's TLS handshake failed.
     #[error("error in backend TLS handshake: {0}")]
     Tls(#[source] io::Error),
-    /// This machine has run out of descriptors, ports or memory for another connection.
+    /// This machine has run out of descriptors, ports or memory for another connection, or does not allow it.
     #[error("no more connections can be made from here: {0}")]
     Exhausted(#[source] io::Error),
 }
@@ -120,6 +120,12 @@ impl DialError {
     /// Whether the backend is to blame, and not this machine.
     pub fn is_the_backends(&self) -> bool {
         !matches!(self, Self::Exhausted(_))
+    }
+
+    /// Whether a connection to any other backend would fail as well. Ports run out, and addresses of a family are missing, for
+    /// one backend and not for the next.
+    pub fn is_everywhere(&self) -> bool {
+        matches!(self, Self::Exhausted(error) if matches!(error.raw_os_error(), Some(EMFILE | ENFILE | ENOBUFS | ENOMEM)))
     }
 }
 
@@ -193,10 +199,12 @@ mod tests {
 
     #[test]
     fn a_shortage_here_is_not_held_against_the_backend() {
-        for code in [EMFILE, ENFILE, EADDRNOTAVAIL] {
-            assert!(!DialError::from_connect(io::Error::from_raw_os_error(code)).is_the_backends());
+        for (code, is_everywhere) in [(EMFILE, true), (ENFILE, true), (EADDRNOTAVAIL, false), (EPERM, false)] {
+            let error = DialError::from_connect(io::Error::from_raw_os_error(code));
+            assert_eq!((error.is_the_backends(), error.is_everywhere()), (false, is_everywhere), "{error}");
         }
-        assert!(DialError::from_connect(io::ErrorKind::ConnectionRefused.into()).is_the_backends());
+        let refused = DialError::from_connect(io::Error::from_raw_os_error(ECONNREFUSED));
+        assert_eq!((refused.is_the_backends(), refused.is_everywhere()), (true, false));
     }
 
     #[test]

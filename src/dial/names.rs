@@ -8,6 +8,7 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr},
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -16,10 +17,11 @@ use std::{
 };
 
 use dashmap::DashMap;
+use hickory_resolver::net::NetError;
 use tokio::{
     runtime::Handle,
     sync::{Semaphore, watch},
-    time::{Instant, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 use tracing::{info, warn};
 
@@ -38,6 +40,7 @@ struct Shared {
     resolver: Resolver,
     control: Handle,
     permits: Semaphore,
+    slow_permits: Semaphore,
     metrics: Arc<Metrics>,
     began: Instant,
     /// Seconds after `began` from which on the next failure is worth a line.
@@ -93,6 +96,7 @@ impl Names {
             resolver: Resolver::new(servers),
             control: Handle::current(),
             permits: Semaphore::new(MOST_AT_ONCE),
+            slow_permits: Semaphore::new(MOST_SLOW),
             metrics,
             began: Instant::now(),
             next_line: AtomicU64::new(0),
@@ -176,8 +180,7 @@ impl Names {
     async fn look_up(&self, asking: Asking) {
         let shared = &*self.0;
         let name = &*asking.0;
-        let _permit = shared.permits.acquire().await;
-        let answer = shared.resolver.resolve(&name.text).await;
+        let answer = self.resolve(&name.text).await;
         let now = Instant::now();
         shared.metrics.dns.count_lookup(answer.as_ref().map(|answer| !answer.addresses.is_empty()).ok());
         let mut known = name.known.borrow().clone();
@@ -198,6 +201,20 @@ impl Names {
         }
         known.asking = None;
         name.known.send_replace(known);
+    }
+
+    /// Asks when it is its turn.
+    async fn resolve(&self, text: &str) -> Result<Answer, NetError> {
+        let shared = &*self.0;
+        let turn = shared.permits.acquire().await;
+        let mut resolving = pin!(shared.resolver.resolve(text));
+        if let Ok(answer) = timeout(SLOW, &mut resolving).await {
+            return answer;
+        }
+        // It has probably no answer, and others that have one must not wait for that.
+        let aside = shared.slow_permits.try_acquire();
+        let _turn = turn.ok().filter(|_| aside.is_err());
+        resolving.await
     }
 
     /// Whether another line may be written about DNS failing, which it often does for many names at once.
@@ -295,8 +312,14 @@ const KEPT_FOR: Duration = Duration::from_hours(1);
 
 const TIDY_EVERY: Duration = Duration::from_mins(1);
 
-/// Look-ups at the same time; others queue.
+/// Look-ups at the same time; others queue. Each may need a socket for either family.
 const MOST_AT_ONCE: usize = 64;
+
+/// Look-ups beside these that have taken longer than [`SLOW`].
+const MOST_SLOW: usize = 512;
+
+/// Longer than a look-up usually takes that gets an answer.
+const SLOW: Duration = Duration::from_millis(500);
 
 /// How often there may be a line about DNS failing.
 const LINE_EVERY: Duration = Duration::from_secs(10);

@@ -3,10 +3,7 @@
 use std::sync::Arc;
 
 use super::{LoadBalancing, Worker, error::ProxyError, exchange::Exchange};
-use crate::{
-    dial::DialError,
-    routing::{Choice, DeadMark, Frontend, InFlight, Moment, Tried},
-};
+use crate::routing::{Choice, DeadMark, Frontend, InFlight, Moment, Tried};
 
 /// The attempts so far. Every failure is logged here, and held against the backend where it is the backend's.
 pub struct Attempts<'a> {
@@ -18,6 +15,8 @@ pub struct Attempts<'a> {
     spare: Option<Choice>,
     retries_left: usize,
     last: Option<(Choice, ProxyError)>,
+    /// Whether the last backend has left rotation for its failure.
+    has_marked: bool,
 }
 
 impl<'a> Attempts<'a> {
@@ -32,6 +31,7 @@ impl<'a> Attempts<'a> {
             spare: None,
             retries_left: MOST_RETRIES,
             last: None,
+            has_marked: false,
         }
     }
 
@@ -53,13 +53,14 @@ impl<'a> Attempts<'a> {
         Some(choice)
     }
 
-    /// Whether the request may be sent once more; counted if it may.
+    /// Whether the request may be sent once more; counted if it may. A backend that has left rotation has not seen it, and is
+    /// asked no more, so that going on adds to nobody's load: a budget would only turn away those who waited there together.
     fn may_retry(&mut self) -> bool {
         let metrics = &self.worker.shared.metrics;
         if self.retries_left == 0 {
             return false;
         }
-        if !self.frontend.retry_budget().allows_retry(self.worker.shared.clock.now()) {
+        if !self.has_marked && !self.frontend.retry_budget().allows_retry(self.worker.shared.clock.now()) {
             metrics.retries_refused.inc();
             return false;
         }
@@ -70,7 +71,8 @@ impl<'a> Attempts<'a> {
 
     /// The last choice failed.
     pub fn failed(&mut self, choice: Choice, error: ProxyError, exchange: &Exchange) {
-        if self.mark_dead(&choice, &error) {
+        self.has_marked = self.mark_dead(&choice, &error);
+        if self.has_marked {
             exchange.log_error(&format_args!("{error} *DEAD*"));
         } else if !matches!(error, ProxyError::ClientGone) {
             exchange.log_error(&error);
@@ -80,7 +82,7 @@ impl<'a> Attempts<'a> {
             self.spare = Some(choice.clone());
         }
         self.tried.add(Arc::clone(&choice.backend));
-        if matches!(error, ProxyError::Dial(DialError::Exhausted(_))) {
+        if matches!(&error, ProxyError::Dial(error) if error.is_everywhere()) {
             self.retries_left = 0;
         }
         self.last = Some((choice, error));

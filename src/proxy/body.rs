@@ -82,10 +82,9 @@ impl Upload {
 
     fn remember(&mut self, frame: &Frame<Bytes>) {
         let Some(handed) = &mut self.handed else { return };
+        let is_little = |data: &Bytes| handed.iter().map(Bytes::len).sum::<usize>() + data.len() <= MOST_HANDED;
         match frame.data_ref() {
-            Some(data) if handed.iter().map(Bytes::len).sum::<usize>() + data.len() <= MOST_HANDED => {
-                handed.push(data.clone());
-            }
+            Some(data) if handed.len() < MOST_PIECES && is_little(data) => handed.push(data.clone()),
             _ => self.handed = None,
         }
     }
@@ -175,6 +174,15 @@ impl ResponseBody {
         *response.headers_mut() = headers;
         response
     }
+
+    /// Turns a response into what a HEAD is answered with. For HTTP/2: on HTTP/1, the library does this.
+    pub fn leave_out(response: &mut Response<Self>) {
+        let Source::Own(full) = &mut response.body_mut().source else { return };
+        let length = std::mem::take(full).size_hint().exact().unwrap_or_default();
+        if length > 0 {
+            response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+        }
+    }
 }
 
 impl Body for ResponseBody {
@@ -241,3 +249,6 @@ impl Drop for ResponseBody {
 
 /// Bytes of a request's body that are remembered: as many as are handed over before the socket is tried.
 const MOST_HANDED: usize = 64 * 1024;
+
+/// Pieces of it. A client may send single bytes, of which each would cost us more than the one before.
+const MOST_PIECES: usize = 64;

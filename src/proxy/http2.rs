@@ -10,6 +10,7 @@ use std::{
     task::Poll,
 };
 
+use http::Method;
 use hyper::{
     Request,
     body::{Body, Incoming},
@@ -22,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Worker,
+    body::ResponseBody,
     connection::{Client, Ending, FRESH_GRACE, fresh_grace, see_through},
     deadlines::{Alarm, Deadlines},
     service::{self, Turn},
@@ -48,8 +50,15 @@ pub async fn serve(worker: Rc<Worker>, transport: Transport, client: Rc<Client>)
         }
         streams.expect(deadlines.clone());
         let turn = Turn { deadlines, streams: Some(streams.clone()) };
+        let is_head = request.method() == Method::HEAD;
         let answer = service::answer(Rc::clone(&worker), Rc::clone(&client), turn, request);
-        async move { Ok::<_, Infallible>(answer.await) }
+        async move {
+            let mut response = answer.await;
+            if is_head {
+                ResponseBody::leave_out(&mut response);
+            }
+            Ok::<_, Infallible>(response)
+        }
     });
     let mut builder = http2::Builder::new(streams.clone());
     builder

@@ -92,6 +92,14 @@ pub enum LoadBalancing {
     Sticky(Option<Secret>),
 }
 
+impl Config {
+    /// How long a dial may take: nothing longer than a request may, or a backend that accepts nobody would only ever be slow.
+    fn longest_dial(&self) -> Option<Duration> {
+        let most_of_a_request = self.request_timeout.map(|timeout| timeout.mul_f32(DIAL_SHARE));
+        [self.dial_timeout, most_of_a_request].into_iter().flatten().min()
+    }
+}
+
 /// What all workers share.
 pub struct Shared {
     /// How requests are handled.
@@ -179,7 +187,7 @@ impl Worker {
             server.max_headers(shared.config.max_headers);
             client.max_headers(shared.config.max_headers);
         }
-        let dialer = Dialer::new(shared.config.dial_timeout, shared.backend_tls.clone(), shared.names.clone());
+        let dialer = Dialer::new(shared.config.longest_dial(), shared.backend_tls.clone(), shared.names.clone());
         let upstream = Upstream::new(dialer, client, Rc::clone(&pool), traffic);
         Self { shared, http1: server, upstream, pool, tasks: TaskTracker::new(), drain }
     }
@@ -194,11 +202,19 @@ async fn reap(pool: Rc<Pool>, mut retirements: watch::Receiver<()>) {
             _ = retirements.changed() => {}
         }
         pool.reap();
+        tokio::time::sleep(REAP_PAUSE).await;
     }
 }
 
 /// Header lines that the HTTP library parses without allocating; setting a limit of one's own costs an allocation.
 pub const LIBRARY_MAX_HEADERS: usize = 100;
 
+/// The share of a request's time that its dial may take; the rest is for finding that out first.
+const DIAL_SHARE: f32 = 0.95;
+
 /// How often idle connections to backends are looked over, retirements aside.
 const REAP_EVERY: Duration = Duration::from_secs(1);
+
+/// The least time between two such looks: backends may be retired hundreds of times a second, and there may be thousands of
+/// connections to look at.
+const REAP_PAUSE: Duration = Duration::from_millis(20);

@@ -1,15 +1,17 @@
 //! The operator's own pages for answers that are not a backend's.
 
 use std::{
-    fs::{self, File},
+    fs::{self, OpenOptions},
     io::{self, Read},
-    path::PathBuf,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::StatusCode;
+use libc::O_NONBLOCK;
 use tracing::{info, warn};
 
 /// The pages of a folder, as Hipache names them: `error_400.html`, `error_503.html`, and `error_default.html` for every other
@@ -64,16 +66,8 @@ impl ErrorPages {
 
     fn read(&self, name: &str, held: Option<&Bytes>) -> Option<Bytes> {
         let path = self.folder.join(name);
-        let read = File::open(&path).and_then(|file| {
-            let mut page = Vec::new();
-            file.take(LARGEST + 1).read_to_end(&mut page)?;
-            if page.len() as u64 > LARGEST {
-                return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 1 MiB"));
-            }
-            Ok(page.into())
-        });
-        match read {
-            Ok(page) => Some(page),
+        match read_page(&path) {
+            Ok(page) => Some(page.into()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => {
                 warn!("the error page {} cannot be read: {error}", path.display());
@@ -81,6 +75,21 @@ impl ErrorPages {
             }
         }
     }
+}
+
+/// Reads a page. Whatever it may be, that takes no longer than a file of the largest size: nobody answers signals meanwhile,
+/// and merely opening a named pipe would wait for whoever writes to it.
+fn read_page(path: &Path) -> io::Result<Vec<u8>> {
+    let file = OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a file"));
+    }
+    let mut page = Vec::new();
+    file.take(LARGEST + 1).read_to_end(&mut page)?;
+    if page.len() as u64 > LARGEST {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 1 MiB"));
+    }
+    Ok(page)
 }
 
 /// Bytes of a page: it is held in memory.

@@ -1,4 +1,5 @@
-//! How many retries a frontend's requests may cost, so that an outage does not multiply the load on what is left.
+//! How many retries a frontend's requests may cost, so that trouble does not multiply itself. Who goes on because a backend has
+//! just left rotation need not ask: such retries end by themselves.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -1,6 +1,6 @@
 //! The operator's pages in place of our own words.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, process::Command};
 
 use super::support::{Backend, Planb, Response, Stack, closed_port, get, redis_pair};
 
@@ -87,6 +87,22 @@ fn pages_are_read_again_on_hup() {
     hang_up(&stack.planb, 3);
     stack.planb.wait_for_log("error_default.html cannot be read");
     assert!(is_page(&ask(), 400, "<h1>second</h1>"));
+}
+
+#[test]
+fn a_pipe_in_a_pages_place_holds_nothing_up() {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), "error_400.html", "<h1>first</h1>");
+    let mut stack = stack(folder.path());
+    let page = folder.path().join("error_400.html");
+    fs::remove_file(&page).unwrap();
+    // Nobody will ever write to it.
+    assert!(Command::new("mkfifo").arg(&page).status().unwrap().success());
+    hang_up(&stack.planb, 1);
+    stack.planb.wait_for_log("error_400.html cannot be read: it is not a file");
+    assert!(is_page(&get(stack.planb.address(), "nowhere.test", "/"), 400, "<h1>first</h1>"));
+    stack.planb.signal("TERM");
+    assert!(stack.planb.wait_for_exit().success());
 }
 
 /// Has the pages read again, for the `times`th time.

@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, Request};
 
 use super::{
     http2::{Site, get, with},
@@ -233,6 +233,19 @@ fn answers_without_a_body_have_none() {
     assert_eq!(backend.connections(), 1, "connections to the backend are kept");
     let output = curl(&site.authority, site.stack.planb.tls_address(), "http2.test", "/length", &["--http2", "--head"]);
     assert!(output.status.success() && String::from_utf8_lossy(&output.stdout).starts_with("HTTP/2 200"), "{output:?}");
+}
+
+#[test]
+fn answers_of_our_own_to_a_head_have_no_body() {
+    let site = Site::start(&[], &[&mirror().url()]);
+    let mut client = site.connect();
+    for (path, status, length) in [("https://nowhere.test/", 400, "13"), ("https://__ping__/", 200, "2")] {
+        let request = |method| Request::builder().method(method).uri(path).body(()).unwrap();
+        let response = client.ask(request("HEAD"));
+        assert_eq!((response.status, response.header("content-length")), (status, Some(length)), "{path}");
+        assert_eq!(client.ask(request("GET")).body.len().to_string(), length, "{path}");
+    }
+    site.lines("\"HEAD / HTTP/2.0\" 400 0 ", 1);
 }
 
 #[test]

@@ -286,6 +286,26 @@ fn many_requests_at_once_are_one_look_up() {
 }
 
 #[test]
+fn names_whose_servers_are_silent_hold_no_others_up() {
+    let [backend] = neighbours();
+    let named = Named::with(&["--dial-timeout=5"], &backend);
+    named.dns.point(NAME, &["127.0.0.1"], 60);
+    let hosts = 200;
+    let waiting: Vec<_> = (0..hosts)
+        .map(|index| {
+            named.dns.set(&format!("silent{index}.test"), Reply::Silence);
+            named.stack.list(&format!("host{index}.test"), &[&format!("http://silent{index}.test:80")]);
+            let mut client = named.stack.planb.connect();
+            client.send(format!("GET / HTTP/1.1\r\nHost: host{index}.test\r\n\r\n"));
+            client
+        })
+        .collect();
+    wait_until("all have begun", || named.stack.planb.count("planb_reverseproxy_pool_dials_total") == hosts);
+    assert_eq!(named.ask(), "one");
+    drop(waiting);
+}
+
+#[test]
 fn an_answer_that_is_not_to_be_kept_is_kept_for_a_second() {
     let [backend] = neighbours();
     let named = Named::with(&[], &backend);

@@ -103,6 +103,13 @@ fn a_dial_that_times_out_goes_on_and_marks() {
 }
 
 #[test]
+fn a_dial_that_takes_all_of_a_request_s_time_goes_on_and_marks() {
+    let (_queue, address) = full_backlog(([127, 0, 0, 1], 0).into());
+    let row = Row::with_flags(&format!("http://{address}"), &["--request-timeout=2", "--dial-timeout=10"]);
+    row.assert_goes_on_and_marks("dial timeout after 1.9");
+}
+
+#[test]
 fn a_tls_handshake_that_fails_goes_on_and_marks() {
     // Nobody has signed its certificate.
     Row::with(&Backend::start_tls(|_| false).url()).assert_goes_on_and_marks("error in backend TLS handshake");
@@ -297,6 +304,19 @@ fn retries_are_a_fifth_of_the_requests_beyond_the_first_of_each_second() {
     // Other frontends have budgets of their own.
     stack.list("other.test", &[&refusing, &Backend::named("good").url()]);
     assert_eq!(client.get("other.test", "/").text(), "good");
+}
+
+#[test]
+fn however_many_wait_for_a_backend_that_dies_all_go_on() {
+    let (_queue, address) = full_backlog(([127, 0, 0, 1], 0).into());
+    let row = Row::with_flags(&format!("http://{address}"), &["--dial-timeout=3"]);
+    let mut clients: Vec<_> = (0..300).map(|_| row.stack.planb.connect()).collect();
+    for client in &mut clients {
+        client.send(format!("GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n"));
+    }
+    assert!(clients.iter_mut().all(|client| client.response().status == 200));
+    assert!(row.retries() > 100, "{} waited", row.retries());
+    assert_eq!((row.marks(), row.good.requests().len()), (1, 300));
 }
 
 fn dials(stack: &Stack) -> u64 {

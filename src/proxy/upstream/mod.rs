@@ -291,4 +291,24 @@ mod tests {
             assert!(matches!(exchange(&mut connection, request).await, Err((_, Unsent::Head(_)))));
         });
     }
+
+    #[test]
+    fn a_body_can_begin_again_while_little_of_it_is_gone() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let head = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let chunks = |size: usize, count| format!("{size:x}\r\n{}\r\n", "x".repeat(size)).repeat(count);
+        for (chunks, can) in [(chunks(1, 64), true), (chunks(1, 65), false), (chunks(8_000, 9), false)] {
+            LocalSet::new().block_on(&runtime, async {
+                let (request, mut client) = request(head).await;
+                spawn_local(async move { client.write_all(format!("{chunks}0\r\n\r\n").as_bytes()).await });
+                let mut body = pin!(request.into_body());
+                let lost = body.share();
+                let first = pin!(lost).collect().await.unwrap().to_bytes();
+                assert_eq!(body.rewind(), can, "{} bytes", first.len());
+                if can {
+                    assert_eq!(body.as_mut().collect().await.unwrap().to_bytes(), first);
+                }
+            });
+        }
+    }
 }
