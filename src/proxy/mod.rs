@@ -93,9 +93,9 @@ pub enum LoadBalancing {
 }
 
 impl Config {
-    /// How long a dial may take: nothing longer than a request may, or a backend that accepts nobody would only ever be slow.
+    /// How long a dial may take: less than a request may, or a backend that accepts nobody would only ever be slow.
     fn longest_dial(&self) -> Option<Duration> {
-        let most_of_a_request = self.request_timeout.map(|timeout| timeout - timeout / REST_SHARE);
+        let most_of_a_request = self.request_timeout.map(|timeout| timeout * 19 / 20);
         [self.dial_timeout, most_of_a_request].into_iter().flatten().min()
     }
 }
@@ -208,9 +208,6 @@ async fn reap(pool: Rc<Pool>, mut retirements: watch::Receiver<()>) {
 
 /// Header lines that the HTTP library parses without allocating; setting a limit of one's own costs an allocation.
 pub const LIBRARY_MAX_HEADERS: usize = 100;
-
-/// The part of a request's time that its dial may not take, so that it is the first to be found out.
-const REST_SHARE: u32 = 20;
 
 /// How often idle connections to backends are looked over, retirements aside.
 const REAP_EVERY: Duration = Duration::from_secs(1);
