@@ -102,8 +102,7 @@ impl Checker {
                 () = drain.begun() => return,
                 opened = self.open() => match opened {
                     Ok((mut session, mut watch)) => {
-                        patience.renew();
-                        match self.serve(&mut session, &mut watch, &drain).await {
+                        match self.serve(&mut session, &mut watch, &mut patience, &drain).await {
                             Ok(()) => return self.release(&session).await,
                             Err(ended) => ended,
                         }
@@ -136,13 +135,18 @@ impl Checker {
         &mut self,
         session: &mut HealthSession,
         watch: &mut ServerWatch,
+        patience: &mut Patience,
         drain: &Drain,
     ) -> Result<(), Ended> {
-        info!(server = %session.server(), holder = &*self.config.holder, "dead backends are checked until they are healthy");
         self.schedule.unsettle(Instant::now());
         self.watch_the_dead().await;
         let mut beat = time::interval(HEARTBEAT);
         beat.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+        self.visit(session).await?;
+        self.check(session).await?;
+        // A server may let everybody in and refuse all that is asked of it, if it is out of memory for instance.
+        patience.renew();
+        info!(server = %session.server(), holder = &*self.config.holder, "dead backends are checked until they are healthy");
         loop {
             self.visit(session).await?;
             self.check(session).await?;
@@ -227,6 +231,12 @@ impl Checker {
         }
         let hosts: Vec<&str> = permits.iter().map(|permit| permit.subject.host.as_str()).collect();
         let criteria = session.criteria(&hosts).await?;
+        // Whoever was stopped has let go of its connection before another takes its place.
+        while self.probes.len() > self.aborts.len()
+            && let Some(ended) = self.probes.join_next().await
+        {
+            self.take(ended);
+        }
         for (permit, criteria) in permits.into_iter().zip(criteria) {
             let prober = self.prober.clone();
             let ticket = permit.ticket;

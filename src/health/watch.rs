@@ -30,6 +30,8 @@ pub struct Watch {
     role: Role,
     visit_at: Instant,
     check: Check,
+    /// Whether a check has found it sick since the lease was taken.
+    is_sick: bool,
     /// How its last check went.
     pub pace: Pace,
 }
@@ -87,6 +89,7 @@ impl Watch {
             role: Role::Unsettled,
             visit_at: now,
             check: Check::None,
+            is_sick: false,
             pace: Pace::Unknown,
         }
     }
@@ -135,11 +138,11 @@ impl Watch {
     pub fn visit(&self, now: Instant) -> (Intent, Vec<usize>) {
         let intent = match self.role {
             Role::Holder { .. } if self.check == Check::Passed => Intent::Revive,
-            Role::Holder { until } if now < until => Intent::Keep,
-            Role::Standby { until: Some(until) } if now >= until => Intent::Follow,
-            Role::Standby { .. } => Intent::FollowEarly,
-            // Who has overslept may find that others have revived it.
-            Role::Unsettled | Role::Holder { .. } => Intent::Claim,
+            Role::Holder { until } if now < until && self.is_sick => Intent::Keep,
+            Role::Standby { until: Some(until) } if now >= until && now < self.visit_at + TARDY => Intent::Follow,
+            Role::Standby { until } if until.is_none_or(|until| now < until) => Intent::FollowEarly,
+            // Nobody is buried before a check has said so. And who has overslept may find that others have revived it.
+            Role::Unsettled | Role::Holder { .. } | Role::Standby { .. } => Intent::Claim,
         };
         (intent, self.recorded.clone())
     }
@@ -156,6 +159,7 @@ impl Watch {
                     return Turn::None;
                 }
                 self.check = Check::Due(now);
+                self.is_sick = false;
                 Turn::Began
             }
             Standing::AnothersFor(left) => {
@@ -187,6 +191,7 @@ impl Watch {
     /// The check has ended.
     pub fn checked(&mut self, is_healthy: bool, now: Instant) {
         self.check = if is_healthy { Check::Passed } else { Check::Due(now + PACE) };
+        self.is_sick = !is_healthy;
         if is_healthy {
             self.visit_at = now;
         }
@@ -212,6 +217,9 @@ const LOOK: Duration = Duration::from_secs(5);
 /// By how much another's lease must have run out.
 const MARGIN: Duration = Duration::from_millis(20);
 
+/// How late a visit may be, before what was known of another's lease counts for nothing.
+const TARDY: Duration = Duration::from_secs(3);
+
 /// Indexes under which one backend may be recorded, before further ones are taken for junk.
 const MOST_RECORDED: usize = 16;
 
@@ -236,12 +244,13 @@ mod tests {
         assert_eq!((watch.check_at(), watch.visit_at()), (Some(now), now + PACE));
         watch.check_begun(7);
         assert_eq!((watch.check_at(), watch.running()), (None, Some(7)));
-        assert_eq!(watch.visit(now + PACE), (Intent::Keep, vec![4]), "whether a check runs or not");
+        assert_eq!(watch.visit(now + PACE), (Intent::Claim, vec![4]), "nothing has been found yet");
         assert_eq!(watch.visited(Standing::Held(vec![4]), now + PACE), Turn::None);
         assert_eq!(watch.running(), Some(7));
         watch.checked(false, now + secs(5));
         assert_eq!(watch.check_at(), Some(now + secs(6)));
         watch.check_begun(8);
+        assert_eq!(watch.visit(now + secs(6)).0, Intent::Keep, "whether a check runs or not");
         watch.checked(true, now + secs(6));
         assert_eq!((watch.visit_at(), watch.visit(now + secs(6)).0), (now + secs(6), Intent::Revive));
         assert_eq!(watch.visited(Standing::Alive, now + secs(6)), Turn::Ended(End::Revived));
@@ -291,10 +300,23 @@ mod tests {
         let now = Instant::now();
         let mut watch = watch(now);
         watch.visited(Standing::Held(vec![3]), now);
+        watch.checked(false, now);
         assert_eq!(watch.visit(now + LEASE.saturating_sub(secs(1))).0, Intent::Keep);
         assert_eq!(watch.visit(now + LEASE).0, Intent::Claim);
         watch.unsettle(now);
         assert_eq!((watch.visit(now).0, watch.check_at()), (Intent::Claim, None));
+    }
+
+    #[test]
+    fn who_stands_by_and_oversleeps_buries_nobody() {
+        let now = Instant::now();
+        let mut watch = watch(now);
+        watch.visited(Standing::AnothersFor(Some(secs(30))), now);
+        assert_eq!(watch.visit(now + secs(29)).0, Intent::FollowEarly);
+        assert_eq!(watch.visit(now + secs(40)).0, Intent::Claim, "it has been revived meanwhile, for all we know");
+        watch.visited(Standing::AnothersFor(Some(secs(1))), now);
+        assert_eq!(watch.visit(now + secs(2)).0, Intent::Follow, "a little late");
+        assert_eq!(watch.visit(now + secs(5)).0, Intent::Claim);
     }
 
     #[test]

@@ -123,7 +123,7 @@ impl<'a> Attempts<'a> {
         }
         let now = shared.clock.now();
         let until = now.after(shared.config.dead_backend_time);
-        if choice.backend.mark_dead(now, until) {
+        if choice.backend.fail(now, until) {
             shared.metrics.marked_dead.inc();
             let mark = DeadMark { frontend: self.frontend.key().into(), url: choice.backend.url().into(), until };
             if shared.marks.try_send(mark).is_err() {

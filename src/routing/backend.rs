@@ -7,6 +7,7 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use http::{HeaderValue, uri::Authority};
@@ -20,6 +21,8 @@ pub struct Backend {
     url: Box<str>,
     origin: Arc<Origin>,
     dead_until: AtomicU64,
+    failed_at: AtomicU64,
+    held_until: AtomicU64,
     is_retired: AtomicBool,
     pub(super) in_flight: AtomicUsize,
     tag: OnceLock<Box<str>>,
@@ -66,6 +69,8 @@ impl Backend {
             url: url.into(),
             origin: Arc::new(Origin::parse(url)?),
             dead_until: AtomicU64::new(0),
+            failed_at: AtomicU64::new(0),
+            held_until: AtomicU64::new(0),
             is_retired: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
             tag: OnceLock::new(),
@@ -84,12 +89,13 @@ impl Backend {
 
     /// Whether the backend is out of rotation at `now`.
     pub fn is_dead(&self, now: Moment) -> bool {
-        self.dead_until.load(Ordering::Relaxed) > now.as_millis()
+        self.dead_until() > now
     }
 
     /// When the backend returns to rotation; [`Moment::PAST`] if it never left.
     pub fn dead_until(&self) -> Moment {
-        Moment::from_millis(self.dead_until.load(Ordering::Relaxed))
+        let [marked, held] = [&self.dead_until, &self.held_until].map(|until| until.load(Ordering::Relaxed));
+        Moment::from_millis(marked.max(held))
     }
 
     /// Takes the backend out of rotation until `until`, unless it already is for longer. Returns whether it was alive at
@@ -97,6 +103,27 @@ impl Backend {
     pub fn mark_dead(&self, now: Moment, until: Moment) -> bool {
         let before = self.dead_until.fetch_max(until.as_millis(), Ordering::Relaxed);
         before <= now.as_millis() && until > now
+    }
+
+    /// A request of this instance's could not reach the backend: marks it dead as [`Backend::mark_dead`] does, with the same
+    /// return value.
+    ///
+    /// Somebody else may be able to reach it, and revive it at once, again and again. So when a mark that was lifted early
+    /// turns out to have been right, this instance alone leaves the backend out for a while, whatever others say of it: for a
+    /// moment, and at each further relapse for twice as long, up to half of the mark's own time.
+    pub fn fail(&self, now: Moment, until: Moment) -> bool {
+        let held_until = self.held_until.load(Ordering::Relaxed);
+        // Requests that were on their way when it was last revived say nothing new.
+        if held_until > now.as_millis() || !self.mark_dead(now, until) {
+            return false;
+        }
+        let length = now.until(until);
+        let failed_at = Moment::from_millis(self.failed_at.swap(now.as_millis(), Ordering::Relaxed));
+        let is_relapse = failed_at > Moment::PAST && now < failed_at.after(length);
+        let held = failed_at.until(Moment::from_millis(held_until));
+        let hold = if is_relapse { (held * 2).clamp(FIRST_HOLD, LONGEST_HOLD).min(length / 2) } else { Duration::ZERO };
+        self.held_until.store(now.after(hold).as_millis(), Ordering::Relaxed);
+        true
     }
 
     /// How many requests it was given and is not done with, as far as they are counted (see [`InFlight`](super::InFlight)).
@@ -109,7 +136,7 @@ impl Backend {
         self.tag.get_or_init(derive)
     }
 
-    /// Puts the backend back into rotation.
+    /// Puts the backend back into rotation, at the latest when it is not held out of it any more (see [`Backend::fail`]).
     pub fn revive(&self) {
         self.dead_until.store(Moment::PAST.as_millis(), Ordering::Relaxed);
     }
@@ -186,6 +213,12 @@ impl fmt::Display for Origin {
     }
 }
 
+/// How long a backend is left out at its first relapse.
+const FIRST_HOLD: Duration = Duration::from_millis(10);
+
+/// How long at most.
+const LONGEST_HOLD: Duration = Duration::from_secs(30);
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -245,6 +278,36 @@ mod tests {
     fn a_mark_of_no_length_is_none() {
         let backend = Backend::parse("http://10.0.0.1").unwrap();
         assert!(!backend.mark_dead(Moment::from_millis(100), Moment::from_millis(100)));
+    }
+
+    #[test]
+    fn relapses_are_held_for_longer_and_longer() {
+        let backend = Backend::parse("http://10.0.0.1").unwrap();
+        let at = Moment::from_millis;
+        let fail = |now: u64| {
+            let is_news = backend.fail(at(now), at(now + 100));
+            backend.revive();
+            (is_news, (now..now + 1_000).find(|&later| !backend.is_dead(at(later))).unwrap() - now)
+        };
+        assert_eq!(fail(1_000), (true, 0));
+        assert_eq!(fail(1_001), (true, 10));
+        assert_eq!(fail(1_005), (false, 6), "it is being held");
+        assert_eq!(fail(1_011), (true, 20));
+        assert_eq!(fail(1_031), (true, 40));
+        assert_eq!(fail(1_071), (true, 50), "half of a mark");
+        assert_eq!(fail(1_121), (true, 50));
+        assert_eq!(fail(1_221), (true, 0), "the mark would have run out");
+        assert_eq!(fail(1_222), (true, 10));
+    }
+
+    #[test]
+    fn a_mark_of_its_whole_length_is_no_relapse() {
+        let backend = Backend::parse("http://10.0.0.1").unwrap();
+        for start in [1_000, 2_000, 3_000] {
+            let (now, until) = (Moment::from_millis(start), Moment::from_millis(start + 1_000));
+            assert!(backend.fail(now, until));
+            assert!(backend.is_dead(Moment::from_millis(start + 999)) && !backend.is_dead(until));
+        }
     }
 
     proptest! {

@@ -50,9 +50,10 @@ pub struct Visit {
 /// are taken out of the set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Intent {
-    /// To take the lease. The backend stays as dead as it is: a mark is renewed, and none is made.
+    /// To take the lease, or to renew it before anything is known of the backend, which stays as dead as it is: a mark is
+    /// renewed, and none is made.
     Claim,
-    /// To renew the lease and the mark. Where the lease is gone, it is as for [`Intent::Claim`].
+    /// To renew the lease and the mark of a backend that is known to be sick. Where the lease is gone, it is as for [`Intent::Claim`].
     Keep,
     /// To take over a lease that may have run out, and the mark with it.
     Follow,

@@ -290,7 +290,7 @@ impl Table {
         }
         let frontend = self.frontend(host).cloned();
         let known = self.dead.remove(host).unwrap_or_default();
-        let mut next = BTreeMap::new();
+        let mut next: BTreeMap<usize, Arc<Backend>> = BTreeMap::new();
         for &index in &dead.indexes {
             if let Some(backend) = known.get(&index) {
                 next.insert(index, Arc::clone(backend));
@@ -299,8 +299,9 @@ impl Table {
                 next.insert(index, Arc::clone(backend));
             }
         }
+        let still: HashSet<_> = next.values().map(Arc::as_ptr).collect();
         for (index, backend) in known {
-            if next.values().any(|still| Arc::ptr_eq(still, &backend)) {
+            if still.contains(&Arc::as_ptr(&backend)) {
                 continue;
             }
             if self.spares_marks {

@@ -72,14 +72,10 @@ impl Reporter {
         let began = time::Instant::now();
         loop {
             let ended = match self.open().await {
-                Ok((mut session, mut watch)) => {
-                    self.arrive(&session);
-                    patience.renew();
-                    match self.serve(&mut session, &mut watch).await {
-                        Ok(never) => match never {},
-                        Err(ended) => ended,
-                    }
-                }
+                Ok((mut session, mut watch)) => match self.serve(&mut session, &mut watch, &mut patience).await {
+                    Ok(never) => match never {},
+                    Err(ended) => ended,
+                },
                 Err(error)
                     if error.is_misconfiguration()
                         && self.whereabouts.home().is_none()
@@ -113,22 +109,31 @@ impl Reporter {
         Ok((WriteSession::open(&server).await?, watch))
     }
 
-    /// Begins with a session: says where it is, and finds out what is due there.
-    fn arrive(&mut self, session: &WriteSession) {
+    /// Writes what is due at the beginning of a session, and says where that was.
+    async fn arrive(&mut self, session: &WriteSession) -> Result<(), StoreError> {
         let server = session.server().to_string();
         let home = Home { server: server.clone(), history: session.replication_id().to_owned() };
-        match self.whereabouts.arrive(home.clone()) {
+        self.ledger.settle(home.clone());
+        self.flush(session).await?;
+        match self.whereabouts.arrive(home) {
             None => info!(server, "dead backends are recorded on the write Redis"),
             Some(Move { from, reason }) => {
                 info!(from, to = server, reason, "dead backends are recorded on another Redis");
             }
         }
-        self.ledger.settle(home);
+        Ok(())
     }
 
     /// Writes marks as they come.
-    async fn serve(&mut self, session: &mut WriteSession, watch: &mut Watch) -> Result<Infallible, Ended> {
-        self.flush(session).await?;
+    async fn serve(
+        &mut self,
+        session: &mut WriteSession,
+        watch: &mut Watch,
+        patience: &mut Patience,
+    ) -> Result<Infallible, Ended> {
+        self.arrive(session).await?;
+        // A server may let everybody in and refuse all that is asked of it, if it is out of memory for instance.
+        patience.renew();
         loop {
             tokio::select! {
                 mark = self.marks.recv() => match mark {

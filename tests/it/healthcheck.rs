@@ -11,8 +11,8 @@ use std::{
 };
 
 use super::support::{
-    Backend, PATIENCE, Planb, PrivateRedis, Stack, closed_port, redis, redis_cli, redis_pipe, signal, wait_until,
-    wait_within,
+    Backend, DnsServer, PATIENCE, Planb, PrivateRedis, Stack, closed_port, redis, redis_cli, redis_pair, redis_pipe,
+    signal, wait_until, wait_within,
 };
 
 const FLAGS: &[&str] = &["--active-healthcheck", "--hostname=one"];
@@ -661,4 +661,100 @@ fn checks_pause_while_the_write_redis_is_away() {
     patient.wait_for_checks(2);
     patient.cure();
     wait_for_revival(&write, "away.test", &patient.url());
+}
+
+#[test]
+fn a_server_that_refuses_everything_fills_no_log() {
+    let stack = start(&["--dead-backend-time=600"]);
+    let (patient, (_socket, url)) = (Patient::sick(), closed_port());
+    stack.list("refused.test", &[&patient.url()]);
+    stack.list("unheard.test", &[&url, &Backend::named("b").url()]);
+    bury(&stack.master, "refused.test", &patient.url(), 0, 600);
+    patient.wait_for_checks(1);
+    // As when it is out of memory, or could not save: everybody is let in, and no write is taken.
+    redis(&stack.master, &["CONFIG", "SET", "min-replicas-to-write", "9"]);
+    let opened = || -> u64 {
+        let stats = redis_cli(&stack.master, &["INFO", "stats"]);
+        let line = stats.lines().find_map(|line| line.strip_prefix("total_connections_received:"));
+        line.unwrap().trim().parse().unwrap()
+    };
+    wait_until("the proxy marks one of its own", || {
+        stack.planb.ask("unheard.test");
+        stack.planb.metric("planb_router_dead_marks_pending") > 0.0
+    });
+    // Each attempt costs three connections, and each look at them one.
+    let mut looks = 0;
+    let before = opened();
+    wait_until("both have tried many times", || {
+        looks += 1;
+        opened() >= before + looks + 60
+    });
+    let said = |text: &str| stack.planb.log().iter().filter(|line| line.contains(text)).count();
+    for text in ["cannot be checked", "cannot be recorded"] {
+        assert!((1..=4).contains(&said(text)), "{text}: {} lines", said(text));
+    }
+    for text in ["dead backends are checked", "dead backends are recorded"] {
+        assert_eq!(said(text), 1, "{text}");
+    }
+    redis(&stack.master, &["CONFIG", "SET", "min-replicas-to-write", "0"]);
+    patient.cure();
+    wait_for_revival(&stack.master, "refused.test", &patient.url());
+    for text in ["dead backends are checked", "dead backends are recorded"] {
+        wait_until(text, || said(text) == 2);
+    }
+    assert_eq!(dead(&stack.master, "unheard.test"), ["0"]);
+}
+
+#[test]
+fn who_alone_cannot_reach_a_backend_leaves_it_alone_and_to_the_others() {
+    let (master, replica) = redis_pair();
+    let (x, y) = (Backend::named("x"), Backend::named("y"));
+    let url = format!("http://x.partition.test:{}", x.address().port());
+    let start = |address: &str, flags: &[&str]| {
+        let dns = DnsServer::start();
+        dns.point("x.partition.test", &[address], 60);
+        let planb = Planb::builder(&replica, &master).arguments(&[&[&*dns.flag()], flags].concat()).start();
+        (planb, dns)
+    };
+    let (sound, _dns) = start("127.0.0.1", FLAGS);
+    sound.wait_for_log("dead backends are checked");
+    let (cut_off, _its_dns) = start("127.0.0.9", &[]);
+    redis(&master, &["RPUSH", "frontend:partition.test", "id", &url, &y.url()]);
+    for planb in [&sound, &cut_off] {
+        planb.wait_for_route("partition.test");
+    }
+    wait_until("it was revived several times", || {
+        assert_eq!(cut_off.ask("partition.test"), "y");
+        sound.count("planb_health_checks_total{result=\"healthy\"}") >= 3
+    });
+    for _ in 0..500 {
+        assert_eq!(cut_off.ask("partition.test"), "y");
+    }
+    let marks = cut_off.count("planb_router_backend_markdead_total");
+    assert!(marks <= 20, "it was marked {marks} times");
+    wait_until("the others use it", || sound.ask("partition.test") == "x");
+}
+
+#[test]
+fn nobody_is_buried_before_a_check_has_found_it_sick() {
+    let stack = start(&[]);
+    let (slow, gate) = Backend::holding();
+    stack.list("slow.test", &[&slow.url()]);
+    redis(&stack.master, &["HSET", "healthcheck:slow.test", "path", "/held"]);
+    // An announcement without a mark: the one has been lifted before the other arrives.
+    announce(&stack.master, "slow.test", &slow.url(), 0);
+    wait_for_holder(&stack.master, "slow.test", &slow.url(), "one");
+    let visits = || -> u64 {
+        let stats = redis_cli(&stack.master, &["INFO", "commandstats"]);
+        let calls = stats.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls="));
+        calls.and_then(|calls| calls.split(',').next()).map_or(0, |calls| calls.parse().unwrap())
+    };
+    let before = visits();
+    wait_until("the lease has been renewed while the check lasts", || {
+        assert_eq!(dead(&stack.master, "slow.test"), [""; 0]);
+        visits() >= before + 4
+    });
+    gate.open();
+    wait_for_revival(&stack.master, "slow.test", &slow.url());
+    assert_eq!(checks(&slow), 1);
 }

@@ -1,6 +1,6 @@
 //! Bringing the table into line with what walks through Redis find, and with what they do not.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use tracing::warn;
 
@@ -100,13 +100,19 @@ impl Syncer {
     /// Reads the sets of backends whose leases have changed, or were met, and makes the most of both.
     pub(super) async fn heed_leases(&mut self, session: &Session, leases: &[(String, String)]) -> Result<(), Ended> {
         for leases in leases.chunks(PAGE) {
-            let hosts: Vec<String> = leases.iter().map(|(host, _)| host.clone()).collect();
+            // However many backends of a host are dead, its set is read once.
+            let hosts: HashSet<&String> = leases.iter().map(|(host, _)| host).collect();
+            let hosts: Vec<String> = hosts.into_iter().cloned().collect();
             let sets = session.dead_sets(&hosts).await?;
             let are_held = session.leases(leases).await?;
-            for (((host, url), dead), is_held) in leases.iter().zip(sets).zip(are_held) {
+            let mut records = HashMap::with_capacity(hosts.len());
+            for (host, dead) in hosts.into_iter().zip(sets) {
                 let record = Record { host: host.clone(), list: None, dead: Some(dead) };
                 self.apply(&record);
-                if let Some(dead) = &record.dead {
+                records.insert(host, record);
+            }
+            for ((host, url), is_held) in leases.iter().zip(are_held) {
+                if let Some(dead) = records.get(host).and_then(|record| record.dead.as_ref()) {
                     self.table.heed_lease(host, url, dead, is_held, self.clock.now());
                 }
             }
