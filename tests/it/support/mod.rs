@@ -138,9 +138,11 @@ pub fn wait_until(what: &str, condition: impl FnMut() -> bool) {
 /// Waits for a condition for at most `limit`, or fails the test.
 pub fn wait_within(limit: Duration, what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + limit;
+    let mut pause = SHORTEST_PAUSE;
     while !condition() {
         assert!(Instant::now() < deadline, "waited {limit:?} in vain: {what}");
-        thread::sleep(STEP);
+        thread::sleep(pause);
+        pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
 
@@ -179,5 +181,7 @@ pub fn full_backlog(address: SocketAddr) -> (Vec<Socket>, SocketAddr) {
 /// Longer than anything may take on a busy machine.
 pub const PATIENCE: Duration = Duration::from_mins(1);
 
-/// How often a condition is looked at.
-const STEP: Duration = Duration::from_millis(2);
+/// How often a condition is looked at. Most looks are a connection, of which a machine that tracks them has room for so many
+/// within two minutes.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(2);
+const LONGEST_PAUSE: Duration = Duration::from_millis(20);
