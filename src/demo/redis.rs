@@ -111,7 +111,7 @@ impl PrivateRedis {
                     self.log(),
                     replica.log()
                 );
-                std::thread::sleep(Duration::from_millis(1));
+                std::thread::sleep(LOOK_EVERY);
             }
         }
         Ok(())
@@ -184,6 +184,9 @@ const PORT_ATTEMPTS: usize = 20;
 
 /// The server's log, in its folder.
 const LOG: &str = "redis.log";
+
+/// How often a replica is looked at: each look is a connection.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// How long a server may take to come up, or a replica to follow.
 const START_LIMIT: Duration = Duration::from_mins(1);
