@@ -12,7 +12,7 @@
 //! | [`dial`], [`transport`] | connections to backends, and what HTTP is spoken over |
 //! | [`tls`] | which certificate answers which name; presets, ticket keys, the reader of a ClientHello |
 //! | [`telemetry`] | metrics, access log, error log, the operators' listener |
-//! | [`roots`], [`secret`] | whose certificates are believed; text that is never shown |
+//! | [`roots`], [`secret`], `deadline` | whose certificates are believed; text that is never shown; waits that may have no end |
 //! | [`demo`] | the main job before one's eyes, on this machine alone |
 //!
 //! One task, the [`sync::Syncer`], keeps an immutable [`routing::Snapshot`] current. Requests read it through
@@ -23,6 +23,7 @@
 pub mod app;
 pub mod cli;
 pub mod config;
+mod deadline;
 pub mod demo;
 pub mod dial;
 pub mod drain;

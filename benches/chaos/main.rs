@@ -21,6 +21,7 @@
 
 mod backends;
 mod campaign;
+mod course;
 mod dice;
 mod faults;
 mod http;
@@ -35,15 +36,12 @@ mod stop;
 mod world;
 mod writer;
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
-use anyhow::Context;
 use clap::Parser;
-use tokio::signal::unix::{SignalKind, signal};
 
 use campaign::Campaign;
 use report::Report;
-use stop::Stop;
 
 /// A campaign of random faults against the proxy and its Redis.
 #[derive(Parser)]
@@ -70,8 +68,6 @@ struct Arguments {
 
 fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
-    let stop = Arc::new(Stop::default());
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let campaign = Campaign {
         seed: arguments.seed,
         time: Duration::from_secs(arguments.seconds),
@@ -79,29 +75,5 @@ fn main() -> anyhow::Result<ExitCode> {
         log: arguments.log,
         planb: arguments.planb,
     };
-    let report: anyhow::Result<Report> = runtime.block_on(async {
-        let (mut interrupted, mut terminated) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-        let stopping = Arc::clone(&stop);
-        let handle = tokio::runtime::Handle::current();
-        let mut work = tokio::task::spawn_blocking(move || campaign.run(&handle, &stopping));
-        let ended = tokio::select! {
-            ended = &mut work => ended,
-            // The servers are out of reach of the terminal's Ctrl-C; whoever started them stops them on the way out.
-            _ = interrupted.recv() => { stop.request(); work.await }
-            _ = terminated.recv() => { stop.request(); work.await }
-        };
-        ended.context("the campaign panicked")?
-    });
-    runtime.shutdown_background();
-    match report {
-        Ok(report) => {
-            println!("{report}");
-            Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-        }
-        // Without the backtrace, which shows only where the campaign waited.
-        Err(error) => {
-            eprintln!("{error:#}");
-            Ok(ExitCode::FAILURE)
-        }
-    }
+    course::run(move |runtime, stop| campaign.run(runtime, stop), Report::is_clean)
 }

@@ -9,6 +9,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
+    deadline,
     drain::{DRAIN_LIMIT, Drain},
     proxy::ErrorPages,
     telemetry::Lines,
@@ -33,7 +34,7 @@ pub fn heed_signals(
                     again.now();
                     continue;
                 }
-                () = wait_until(deadline) => {
+                () = deadline::reached(deadline) => {
                     warn!("the drain took too long; what is unfinished is given up");
                     drain.expire();
                     deadline = None;
@@ -48,13 +49,6 @@ pub fn heed_signals(
             deadline = Some(tokio::time::Instant::now() + DRAIN_LIMIT);
         }
     })
-}
-
-async fn wait_until(deadline: Option<tokio::time::Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline).await,
-        None => std::future::pending().await,
-    }
 }
 
 /// What is read, or opened, again when the operator says so.

@@ -23,6 +23,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
+    deadline,
     dial::{BackendTls, Names},
     drain::Drain,
     routing::{Backend, Clock, Moment, Routes},
@@ -164,7 +165,7 @@ impl Checker {
                 moved = watch.moved() => return Err(Ended::Moved(moved)),
                 Some(ended) = self.probes.join_next() => self.take(ended),
                 _ = beat.tick() => session.beat().await?,
-                () = wait_until(next) => {}
+                () = deadline::reached(next.map(time::Instant::from)) => {}
             }
         }
     }
@@ -325,13 +326,6 @@ fn say(subject: &Subject, turn: Turn) {
         Turn::Yielded => info!(host, backend, "a dead backend is checked by another instance now"),
         Turn::Ended(End::Revived) => info!(host, backend, "a backend is healthy, and back in rotation"),
         Turn::Ended(End::Unlisted) => info!(host, backend, "a dead backend is not listed any more"),
-    }
-}
-
-async fn wait_until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => time::sleep_until(deadline.into()).await,
-        None => std::future::pending().await,
     }
 }
 

@@ -22,7 +22,6 @@ pub struct Attempts<'a> {
 impl<'a> Attempts<'a> {
     /// At a frontend's backends.
     pub fn at(worker: &'a Worker, frontend: &'a Arc<Frontend>) -> Self {
-        frontend.retry_budget().count_request(worker.shared.clock.now());
         Self {
             worker,
             frontend,
@@ -42,8 +41,13 @@ impl<'a> Attempts<'a> {
 
     /// The backend to try next; `None` when there is none left, or enough have been tried.
     pub fn next(&mut self, exchange: &mut Exchange) -> Option<Choice> {
-        let choice = self.choose(self.worker.shared.clock.now())?;
-        if self.last.is_some() && !self.may_retry() {
+        let now = self.worker.shared.clock.now();
+        let is_first = self.last.is_none();
+        if is_first {
+            self.frontend.retry_budget().count_request(now);
+        }
+        let choice = self.choose(now)?;
+        if !is_first && !self.may_retry(now) {
             return None;
         }
         exchange.attempting(choice.backend.url());
@@ -55,12 +59,12 @@ impl<'a> Attempts<'a> {
 
     /// Whether the request may be sent once more; counted if it may. A backend that has left rotation has not seen it, and is
     /// asked no more, so that going on adds to nobody's load: a budget would only turn away those who waited there together.
-    fn may_retry(&mut self) -> bool {
+    fn may_retry(&mut self, now: Moment) -> bool {
         let metrics = &self.worker.shared.metrics;
         if self.retries_left == 0 {
             return false;
         }
-        if !self.has_marked && !self.frontend.retry_budget().allows_retry(self.worker.shared.clock.now()) {
+        if !self.has_marked && !self.frontend.retry_budget().allows_retry(now) {
             metrics.retries_refused.inc();
             return false;
         }

@@ -312,6 +312,12 @@ fn an_edit_of_the_list_moves_no_mark_to_a_neighbour() {
     assert_eq!(checks(&b) + checks(&c), 0);
 }
 
+/// Moves a backend to the end of its list, in one step.
+fn move_to_the_end(master: &PrivateRedis, list: &str, url: &str) {
+    let (list, url) = (list.as_bytes(), url.as_bytes());
+    redis_pipe(master, &[vec![b"MULTI"], vec![b"LREM", list, b"0", url], vec![b"RPUSH", list, url], vec![b"EXEC"]]);
+}
+
 #[test]
 fn an_edit_just_before_the_revival_does_not_leave_the_old_index() {
     let stack = start(&[]);
@@ -321,15 +327,7 @@ fn an_edit_just_before_the_revival_does_not_leave_the_old_index() {
     patient.wait_for_checks(1);
     // In one step, so that no visit comes between the edit and the recovery.
     let (list, url) = ("frontend:swap.test", patient.url());
-    redis_pipe(
-        &stack.master,
-        &[
-            vec![b"MULTI"],
-            vec![b"LREM", list.as_bytes(), b"0", url.as_bytes()],
-            vec![b"RPUSH", list.as_bytes(), url.as_bytes()],
-            vec![b"EXEC"],
-        ],
-    );
+    move_to_the_end(&stack.master, list, &url);
     patient.cure();
     wait_for_revival(&stack.master, "swap.test", &patient.url());
 }
@@ -346,15 +344,7 @@ fn an_index_stays_for_the_one_who_stands_there_and_is_watched_too() {
     let lease = format!("dead:both.test:{}", b.url());
     redis(&stack.master, &["SET", &lease, "go-planb", "EX", "30"]);
     redis(&stack.master, &["SADD", "dead:both.test", "1"]);
-    redis_pipe(
-        &stack.master,
-        &[
-            vec![b"MULTI"],
-            vec![b"LREM", list.as_bytes(), b"0", url.as_bytes()],
-            vec![b"RPUSH", list.as_bytes(), url.as_bytes()],
-            vec![b"EXEC"],
-        ],
-    );
+    move_to_the_end(&stack.master, list, &url);
     patient.wait_for_checks(3);
     assert_eq!(dead(&stack.master, "both.test"), ["0", "1"]);
     // When nobody does any more, what is left of the old index is cleared away.

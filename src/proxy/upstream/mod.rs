@@ -112,6 +112,22 @@ impl Upstream {
             }
         }
     }
+
+    /// Connects to a backend and readies the connection for requests.
+    async fn dial(&self, backend: &Arc<Backend>) -> Result<Connection, ProxyError> {
+        self.traffic.dials.inc();
+        let io = UpstreamIo::new(self.dialer.connect(backend.origin()).await?);
+        let meter = io.meter();
+        let (sender, connection) = self.http.handshake(TokioIo::new(io)).await.map_err(ProxyError::Broken)?;
+        // The connection's task needs no tracking: it ends when its sender is dropped, by the pool or by the request that
+        // holds it, and with the worker at the latest.
+        tokio::task::spawn_local(async move {
+            if let Err(error) = connection.with_upgrades().await {
+                debug!(%error, "a connection to a backend ended with an error");
+            }
+        });
+        Ok(Connection::new(sender, meter, Arc::clone(backend)))
+    }
 }
 
 /// What is left of a request that failed.
@@ -140,24 +156,6 @@ async fn exchange(
         None => Unsent::Head(head),
     };
     Err((error.into_error(), unsent))
-}
-
-impl Upstream {
-    /// Connects to a backend and readies the connection for requests.
-    async fn dial(&self, backend: &Arc<Backend>) -> Result<Connection, ProxyError> {
-        self.traffic.dials.inc();
-        let io = UpstreamIo::new(self.dialer.connect(backend.origin()).await?);
-        let meter = io.meter();
-        let (sender, connection) = self.http.handshake(TokioIo::new(io)).await.map_err(ProxyError::Broken)?;
-        // The connection's task needs no tracking: it ends when its sender is dropped, by the pool or by the request that
-        // holds it, and with the worker at the latest.
-        tokio::task::spawn_local(async move {
-            if let Err(error) = connection.with_upgrades().await {
-                debug!(%error, "a connection to a backend ended with an error");
-            }
-        });
-        Ok(Connection::new(sender, meter, Arc::clone(backend)))
-    }
 }
 
 /// Whether sending a request twice does no more than sending it once (RFC 9110 section 9.2.2), and can be done.

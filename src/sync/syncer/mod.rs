@@ -26,6 +26,7 @@ use super::{
     whereabouts::{Home, Move, Whereabouts},
 };
 use crate::{
+    deadline,
     routing::{Clock, Routes},
     store::{Doubt, Found, Moved, Notifications, Patience, Pattern, Record, Session, StoreError, Watch},
     telemetry::{Metrics, StoreHealth},
@@ -106,7 +107,7 @@ impl Syncer {
             let began = Instant::now();
             let ended = tokio::select! {
                 ended = self.attempt() => ended,
-                () = wait_until(serve_at) => Ended::WaitOver,
+                () = deadline::reached(serve_at) => Ended::WaitOver,
             };
             // However often sentinels change their minds, the table is not loaded as often.
             if self.metrics.connected.get() == 1 && !(matches!(ended, Ended::Moved(_)) && began.elapsed() < SETTLED) {
@@ -189,7 +190,7 @@ impl Syncer {
         let mut sweep_at = time::Instant::now() + self.sweep_interval(session);
         loop {
             tokio::select! {
-                () = wait_until(self.grace_ends()) => return Err(Ended::GraceOver),
+                () = deadline::reached(self.grace_ends()) => return Err(Ended::GraceOver),
                 turn = wait_for(self.file.as_mut()) => {
                     if matches!(turn, Turn::Save) {
                         self.save();
@@ -371,13 +372,6 @@ fn is_polling(session: &Session) -> bool {
 async fn wait_for(file: Option<&mut SnapshotFile>) -> Turn {
     match file {
         Some(file) => file.ready().await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn wait_until(deadline: Option<time::Instant>) {
-    match deadline {
-        Some(deadline) => time::sleep_until(deadline).await,
         None => std::future::pending().await,
     }
 }
