@@ -1,12 +1,14 @@
 //! The command line and the environment, turned into a [`Config`] once.
 
+mod arguments;
 mod redis;
 mod values;
 
-use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
+use std::{ffi::OsString, net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand, ValueEnum, error::ErrorKind};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum, error::ErrorKind};
 use http::HeaderName;
+use tracing::warn;
 
 use crate::{
     config::{Config, Engine, Tls},
@@ -19,10 +21,11 @@ use crate::{
     tls::{self, CertificateSource, ClientCa, Preset},
 };
 
+use arguments::Arguments;
 use redis::{ReadRedis, WriteRedis};
 use values::{
-    Listen, address, at_least_8192, certificate_source, dns_server, duration, header_name, holder, optional_address,
-    positive_duration, secret, ticket_rotation,
+    Listen, address, at_least_8192, boolean, certificate_source, dead_backend_time, dns_server, duration, header_name,
+    holder, number, optional_address, positive, positive_duration, seconds, secret, ticket_rotation,
 };
 
 /// A distributed HTTP, WebSocket and TLS reverse proxy whose routes live in Redis.
@@ -32,11 +35,14 @@ use values::{
     version,
     disable_version_flag = true,
     args_conflicts_with_subcommands = true,
+    args_override_self = true,
     disable_help_subcommand = true
 )]
 #[command(
-    after_help = "Durations are written as in Go: 500ms, 1m30s, 0s. Every flag can also be set in the environment, as \
-                        PLANB_ and its name in capitals: PLANB_READ_REDIS_HOST. The environment variable RUST_LOG sets what \
+    after_help = "Durations are written as in Go: 500ms, 1m30s, 0s; 0 and less mean none. So are whole numbers (30, 0x1e) and \
+                        booleans (true, 1, t, and their opposites). One dash or two begin a flag; given twice, the last counts; \
+                        an empty value is the default. Every flag can also be set in the environment, as \
+                        PLANB_ and its name in capitals: PLANB_READ_REDIS_HOST; an empty variable is an unset one. The environment variable RUST_LOG sets what \
                         is logged to standard error (default: info).\n\nSignals: INT and TERM drain (requests and WebSockets \
                         in flight have 60 seconds to finish; a second signal exits at once), HUP reopens the access log and reads certificate files and error pages again."
 )]
@@ -50,6 +56,10 @@ pub struct Cli {
 
     #[command(subcommand)]
     command: Option<Command>,
+
+    /// What stands behind the flags and means nothing.
+    #[arg(skip)]
+    stray: Vec<String>,
 }
 
 /// What to do instead of proxying.
@@ -130,12 +140,12 @@ struct Flags {
     error_pages: Option<PathBuf>,
 
     /// Seconds from choosing a backend to the end of its response head; 0 for no limit
-    #[arg(long, env = "PLANB_REQUEST_TIMEOUT", default_value_t = 30, value_name = "SECONDS")]
-    request_timeout: u32,
+    #[arg(long, env = "PLANB_REQUEST_TIMEOUT", default_value = "30", value_parser = seconds, value_name = "SECONDS")]
+    request_timeout: Duration,
 
     /// Seconds to connect to a backend, TLS handshake included; 0 for the system's limit
-    #[arg(long, env = "PLANB_DIAL_TIMEOUT", default_value_t = 10, value_name = "SECONDS")]
-    dial_timeout: u32,
+    #[arg(long, env = "PLANB_DIAL_TIMEOUT", default_value = "10", value_parser = seconds, value_name = "SECONDS")]
+    dial_timeout: Duration,
 
     /// Limit for receiving a whole request with its body; 0s for none
     #[arg(long, env = "PLANB_CLIENT_READ_TIMEOUT", default_value = "0s", value_parser = duration, value_name = "DURATION")]
@@ -153,9 +163,9 @@ struct Flags {
     #[arg(long, env = "PLANB_CLIENT_IDLE_TIMEOUT", default_value = "0s", value_parser = duration, value_name = "DURATION")]
     client_idle_timeout: Duration,
 
-    /// Seconds that a backend which cannot be reached stays out of rotation; 0 to leave it in
-    #[arg(long, env = "PLANB_DEAD_BACKEND_TIME", default_value_t = 30, value_name = "SECONDS")]
-    dead_backend_time: u32,
+    /// Seconds that a backend which cannot be reached stays out of rotation; 0 means 30, and "none" leaves it in
+    #[arg(long, env = "PLANB_DEAD_BACKEND_TIME", default_value = "30", value_parser = dead_backend_time, value_name = "SECONDS")]
+    dead_backend_time: Duration,
 
     /// How a request's backend is chosen. round-robin: they take turns. least-requests: of two drawn by lot, the one with
     /// fewer requests in flight. sticky: a client stays with the backend that a cookie of ours names, and new clients
@@ -172,7 +182,7 @@ struct Flags {
     /// Check dead backends once a second, and put them back into rotation when, and not before, they are healthy. What a healthy
     /// response is may be said in the hash healthcheck:HOST (path, status, body). Each dead backend is checked by one of the
     /// instances with this flag
-    #[arg(long, env = "PLANB_ACTIVE_HEALTHCHECK", num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", action = clap::ArgAction::Set, value_name = "BOOL")]
+    #[arg(long, env = "PLANB_ACTIVE_HEALTHCHECK", num_args = 0..=1, default_value = "false", value_parser = boolean, action = clap::ArgAction::Set, value_name = "BOOL")]
     active_healthcheck: bool,
 
     /// Name in which this instance holds the leases of dead backends that it checks; no other instance may have the same
@@ -181,15 +191,15 @@ struct Flags {
     hostname: Option<String>,
 
     /// Milliseconds that response bytes may be held back; accepted for compatibility: they never are
-    #[arg(long, env = "PLANB_FLUSH_INTERVAL", default_value_t = 10, value_name = "MILLISECONDS")]
-    flush_interval: u32,
+    #[arg(long, env = "PLANB_FLUSH_INTERVAL", default_value = "10", value_parser = number::<i64>, value_name = "MILLISECONDS")]
+    flush_interval: i64,
 
     /// Header that carries request ids; one is added where it is missing [default: none]
     #[arg(long, env = "PLANB_REQUEST_ID_HEADER", value_parser = header_name, value_name = "NAME")]
     request_id_header: Option<(HeaderName, String)>,
 
     /// Accepted for compatibility; changes nothing: routes are always in memory, and never stale
-    #[arg(long, env = "PLANB_BACKEND_CACHE", num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", value_name = "BOOL")]
+    #[arg(long, env = "PLANB_BACKEND_CACHE", num_args = 0..=1, default_value = "false", value_parser = boolean, action = clap::ArgAction::Set, value_name = "BOOL")]
     backend_cache: bool,
 
     /// DNS servers for the names of backends, by their addresses; several with commas between, or the flag several times
@@ -198,11 +208,11 @@ struct Flags {
     dns_server: Vec<SocketAddr>,
 
     /// Whether to verify the certificates of https backends
-    #[arg(long, env = "PLANB_BACKEND_TLS_VERIFY", num_args = 0..=1, default_value_t = true, default_missing_value = "true", action = clap::ArgAction::Set, value_name = "BOOL")]
+    #[arg(long, env = "PLANB_BACKEND_TLS_VERIFY", num_args = 0..=1, default_value = "true", value_parser = boolean, action = clap::ArgAction::Set, value_name = "BOOL")]
     backend_tls_verify: bool,
 
     /// Client connections served at the same time, tunnels included; 0 for half of the process's file descriptors
-    #[arg(long, env = "PLANB_MAX_CONNECTIONS", default_value_t = 0, value_name = "NUMBER")]
+    #[arg(long, env = "PLANB_MAX_CONNECTIONS", default_value = "0", value_parser = number::<usize>, value_name = "NUMBER")]
     max_connections: usize,
 
     /// Longest request head, in bytes
@@ -210,11 +220,11 @@ struct Flags {
     max_header_size: usize,
 
     /// Most header lines of a request or a response
-    #[arg(long, env = "PLANB_MAX_HEADERS", default_value_t = LIBRARY_MAX_HEADERS, value_name = "NUMBER")]
+    #[arg(long, env = "PLANB_MAX_HEADERS", default_value_t = LIBRARY_MAX_HEADERS, value_parser = number::<usize>, value_name = "NUMBER")]
     max_headers: usize,
 
     /// Threads that serve clients [default: one per core]
-    #[arg(long, env = "PLANB_WORKERS", value_name = "NUMBER")]
+    #[arg(long, env = "PLANB_WORKERS", value_parser = positive, value_name = "NUMBER")]
     workers: Option<NonZeroUsize>,
 
     /// How often the routing table is compared with all of Redis, to prove that no event was missed
@@ -267,11 +277,11 @@ impl Cli {
     /// Reads the process's arguments and environment. Prints help, the version, or one line about what is wrong, and
     /// exits, where that is called for.
     pub fn from_process() -> Self {
-        let parsed = Self::try_parse().and_then(|cli| {
+        let read = Self::read(std::env::args_os()).and_then(|cli| {
             let problem = cli.flags.contradiction();
             problem.map_or(Ok(cli), |text| Err(clap::Error::raw(ErrorKind::ArgumentConflict, text)))
         });
-        parsed.unwrap_or_else(|error| {
+        read.unwrap_or_else(|error| {
             if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
                 error.exit();
             }
@@ -280,6 +290,29 @@ impl Cli {
             eprintln!("planb: {} (try planb --help)", reason.strip_prefix("error: ").unwrap_or(reason));
             std::process::exit(2);
         })
+    }
+
+    /// Reads a command line, the program's name first. An empty variable of the environment is an unset one.
+    fn read(words: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let mut command = Self::command();
+        command.build();
+        let Arguments { words, emptied, stray } = Arguments::read(&command, words);
+        let is_void = |variable: &std::ffi::OsStr| std::env::var_os(variable).is_some_and(|value| value.is_empty());
+        let command = Self::command().mut_args(|arg| {
+            let is_emptied = arg.get_long().is_some_and(|name| emptied.contains(name));
+            if is_emptied || arg.get_env().is_some_and(is_void) { arg.env(None) } else { arg }
+        });
+        let mut cli = Self::from_arg_matches(&command.try_get_matches_from(words)?)?;
+        cli.stray = stray;
+        Ok(cli)
+    }
+
+    /// Logs that there are words on the command line which mean nothing, since that may be a mistake. Flags among them may be
+    /// secret.
+    pub fn warn_of_stray_words(&self) {
+        if let Some((first, rest)) = self.stray.split_first() {
+            warn!("{first:?} is no flag, and {} words behind it are ignored, flags included", rest.len());
+        }
     }
 
     /// What to do instead of proxying, if anything.
@@ -296,7 +329,6 @@ impl Cli {
         let read = flags.read_redis.into_place(flags.read_redis_sentinel_role.into())?;
         let write = flags.write_redis.into_place(Purpose::Write)?;
         let (request_id_header, request_id_header_text) = flags.request_id_header.unzip();
-        let seconds = |seconds: u32| Some(Duration::from_secs(seconds.into())).filter(|time| !time.is_zero());
         let unless_zero = |time: Duration| Some(time).filter(|time| !time.is_zero());
         let handshake = tls::Config {
             preset: flags.tls_preset,
@@ -337,8 +369,8 @@ impl Cli {
             store: store::Config { read, write },
             dns_servers: flags.dns_server,
             proxy: proxy::Config {
-                request_timeout: seconds(flags.request_timeout),
-                dial_timeout: seconds(flags.dial_timeout),
+                request_timeout: unless_zero(flags.request_timeout),
+                dial_timeout: unless_zero(flags.dial_timeout),
                 client_timeouts: ClientTimeouts {
                     read: unless_zero(flags.client_read_timeout),
                     read_header: unless_zero(flags.client_read_header_timeout),
@@ -346,7 +378,7 @@ impl Cli {
                     idle: unless_zero(flags.client_idle_timeout),
                 },
                 handshake_timeout: unless_zero(flags.client_read_header_timeout).unwrap_or(HANDSHAKE_TIMEOUT),
-                dead_backend_time: Duration::from_secs(flags.dead_backend_time.into()),
+                dead_backend_time: flags.dead_backend_time,
                 request_id_header,
                 request_id_header_text,
                 max_connections: flags.max_connections,
@@ -407,17 +439,19 @@ const SHORT_STICKY_SECRET: &str = "--sticky-secret has fewer than 16 characters"
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
     use crate::store::{Login, Password, Place};
 
+    fn read(arguments: &[&str]) -> Result<Cli, clap::Error> {
+        Cli::read(["planb"].iter().chain(arguments).map(OsString::from))
+    }
+
     fn config(arguments: &[&str]) -> Config {
-        Cli::try_parse_from([&["planb"], arguments].concat()).unwrap().into_config().unwrap()
+        read(arguments).unwrap().into_config().unwrap()
     }
 
     fn contradiction(arguments: &[&str]) -> bool {
-        Cli::try_parse_from([&["planb"], arguments].concat()).unwrap().flags.contradiction().is_some()
+        read(arguments).unwrap().flags.contradiction().is_some()
     }
 
     #[test]
@@ -475,8 +509,7 @@ mod tests {
         ]);
         assert_eq!(config.proxy.load_balancing, LoadBalancing::Sticky(Some(Secret(SECRET.to_owned()))));
         assert!(!format!("{config:?}").contains("horse"));
-        let arguments = ["planb", "--read-redis-password=battery", "--write-redis-password=battery"];
-        let cli = Cli::try_parse_from(arguments).unwrap();
+        let cli = read(&["--read-redis-password=battery", "--write-redis-password=battery"]).unwrap();
         assert!(!format!("{cli:?}").contains("battery"));
         assert!(!format!("{:?}", cli.into_config().unwrap()).contains("battery"));
     }
@@ -522,7 +555,7 @@ mod tests {
         for kind in ["read", "write"] {
             for half in ["addrs=s1:26379", "name=main"] {
                 let flag = format!("--{kind}-redis-sentinel-{half}");
-                let problem = Cli::try_parse_from(["planb", &flag]).unwrap().flags.contradiction();
+                let problem = read(&[&flag]).unwrap().flags.contradiction();
                 assert!(problem.is_some_and(|text| text.starts_with(&flag[..flag.find('=').unwrap()])), "{flag}");
             }
         }
@@ -578,9 +611,71 @@ mod tests {
         {
             assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
         }
-        for text in ["", "5", "-5s", "1x", "s"] {
+        for (text, millis) in [(".5s", 500), ("1.s", 1_000), ("+1m.5s", 60_500), ("-0", 0), ("-5s", 0), ("-.5h", 0)] {
+            assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        for text in ["", "5", "1x", "s", ".s", "-", "5-s"] {
             assert!(duration(text).is_err(), "{text} was accepted");
         }
+    }
+
+    #[test]
+    fn whole_numbers_are_gos() {
+        for (text, value) in [("0", 0), ("-0", 0), ("+7", 7), ("0x1e", 30), ("0X1E", 30), ("1_0", 10), ("010", 8)] {
+            assert_eq!(number::<i64>(text), Ok(value), "{text}");
+        }
+        for (text, value) in [("0b11", 3), ("0o17", 15), ("0_7", 7), ("0x_ff", 255), ("-0x10", -16)] {
+            assert_eq!(number::<i64>(text), Ok(value), "{text}");
+        }
+        assert_eq!(number::<i64>("-9223372036854775808"), Ok(i64::MIN));
+        for text in ["", "-", "x", "1__0", "_1", "1_", "0x", "0b2", "08", "1.5", "30s", "9223372036854775808"] {
+            assert!(number::<i64>(text).is_err(), "{text} was accepted");
+        }
+        assert!(number::<u16>("65536").is_err() && number::<u16>("-1").is_err());
+    }
+
+    #[test]
+    fn booleans_are_gos() {
+        for text in ["1", "t", "T", "true", "TRUE", "True"] {
+            assert!(config(&[&format!("-active-healthcheck={text}")]).health.is_some(), "{text}");
+        }
+        for text in ["0", "f", "F", "false", "FALSE", "False", ""] {
+            assert!(config(&[&format!("-active-healthcheck={text}")]).health.is_none(), "{text}");
+        }
+        assert!(read(&["--active-healthcheck=yes"]).is_err());
+        assert!(config(&["--active-healthcheck=0", "--active-healthcheck"]).health.is_some(), "the last counts");
+    }
+
+    #[test]
+    fn the_last_of_a_flag_given_twice_counts() {
+        let twice = config(&["-l", ":80", "--request-timeout=0x1e", "--listen=127.0.0.1:81", "-request-timeout", "5"]);
+        assert_eq!(twice.listen.unwrap().to_string(), "127.0.0.1:81");
+        assert_eq!(twice.proxy.request_timeout, Some(Duration::from_secs(5)));
+    }
+
+    #[test]
+    fn what_is_empty_has_its_default() {
+        let config = config(&["--listen=", "--tls-listen=", "--read-redis-host", "", "--hostname=", "--access-log="]);
+        assert_eq!(config.listen.unwrap().to_string(), "0.0.0.0:8989");
+        assert!(config.tls.is_none() && config.access_log == LogTarget::None);
+        assert_eq!(config.store.read.to_string(), "127.0.0.1:6379");
+    }
+
+    #[test]
+    fn a_dead_backend_returns_after_30_seconds_unless_something_else_is_said() {
+        let time = |text: &str| config(&["--dead-backend-time", text]).proxy.dead_backend_time;
+        for (text, seconds) in [("0", 30), ("", 30), ("5", 5), ("none", 0), ("-1", 0)] {
+            assert_eq!(time(text), Duration::from_secs(seconds), "{text}");
+        }
+        assert!(read(&["--dead-backend-time=never"]).is_err());
+    }
+
+    #[test]
+    fn less_than_nothing_is_nothing() {
+        let config = config(&["--request-timeout", "-5", "-dial-timeout=-1", "--client-idle-timeout=-5s"]);
+        assert_eq!((config.proxy.request_timeout, config.proxy.dial_timeout), (None, None));
+        assert_eq!(config.proxy.client_timeouts.idle, None);
+        assert!(read(&["--reconcile-interval=-5s"]).is_err(), "without it nothing would be proved");
     }
 
     #[test]
@@ -621,21 +716,17 @@ mod tests {
             ["--tls-preset", "weak"],
             ["--tls-ticket-rotation", "49h"],
             ["--tls-client-ca", "ca.pem"],
-            ["--read-redis-sentinel-addrs", ""],
             ["--read-redis-sentinel-addrs", "s1"],
             ["--read-redis-sentinel-addrs", "s1:26379,"],
             ["--write-redis-sentinel-addrs", "s1:0"],
             ["--write-redis-sentinel-addrs", ":26379"],
             ["--read-redis-sentinel-role", "slave"],
-            ["--write-redis-sentinel-name", ""],
-            ["--hostname", ""],
             ["--dns-server", "localhost:53"],
             ["--dns-server", "127.0.0.1"],
             ["--dns-server", "127.0.0.1:0"],
             ["--dns-server", "127.0.0.1:53,"],
-            ["--dns-server", ""],
         ] {
-            assert!(Cli::try_parse_from([&["planb"][..], &arguments].concat()).is_err(), "{arguments:?}");
+            assert!(read(&arguments).is_err(), "{arguments:?}");
         }
     }
 }

@@ -13,7 +13,10 @@ fn main() -> ExitCode {
     let cli = Cli::from_process();
     let outcome = match cli.subcommand() {
         Some(Command::Demo) => demo::run(),
-        None => Telemetry::init().and_then(|telemetry| app::run(cli.into_config()?, &telemetry, drop)),
+        None => Telemetry::init().and_then(|telemetry| {
+            cli.warn_of_stray_words();
+            app::run(cli.into_config()?, &telemetry, drop)
+        }),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum, builder::NonEmptyStringValueParser};
 use rustls::pki_types::ServerName;
 
-use super::secret;
+use super::values::{boolean, number, secret};
 use crate::{
     secret::Secret,
     store::{Access, Address, Login, Password, Place, Purpose, Sentinels, Tls, TlsError},
@@ -48,6 +48,7 @@ macro_rules! redis_flags {
                 env = concat!("PLANB_", $variable, "_REDIS_PORT"),
                 help = concat!("Port of the ", $side, " Redis"),
                 default_value_t = 6379,
+                value_parser = number::<u16>,
                 value_name = "PORT"
             )]
             port: u16,
@@ -124,9 +125,9 @@ macro_rules! redis_flags {
                 env = concat!("PLANB_", $variable, "_REDIS_TLS"),
                 help = concat!("Whether the ", $side, " Redis is spoken to over TLS; its certificate must be for its host"),
                 num_args = 0..=1,
-                require_equals = true,
-                default_value_t = false,
-                default_missing_value = "true",
+                default_value = "false",
+                value_parser = boolean,
+                action = clap::ArgAction::Set,
                 value_name = "BOOL"
             )]
             tls: bool,
@@ -149,6 +150,7 @@ macro_rules! redis_flags {
                 env = concat!("PLANB_", $variable, "_REDIS_DB"),
                 help = concat!("Database of the ", $side, " Redis"),
                 default_value_t = 0,
+                value_parser = number::<u8>,
                 value_name = "NUMBER"
             )]
             db: u8,

@@ -2,6 +2,7 @@
 
 use std::{
     net::{Ipv6Addr, SocketAddr, ToSocketAddrs},
+    num::NonZeroUsize,
     time::Duration,
 };
 
@@ -57,18 +58,101 @@ pub(super) fn dns_server(text: &str) -> Result<SocketAddr, String> {
     }
 }
 
-/// A duration as Go writes them.
+/// A duration as Go writes them; zero if it is negative, since both mean that there is none.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     // The one form without a unit that Go accepts.
-    if text == "0" {
+    if text.trim_start_matches(['+', '-']) == "0" {
         return Ok(Duration::ZERO);
     }
-    let parsed: SignedDuration = text.parse().map_err(|_| "it is not a duration such as 500ms or 1m30s".to_owned())?;
-    Duration::try_from(parsed).map_err(|_| "it is negative".to_owned())
+    let (is_negative, amount) = match text.strip_prefix('-') {
+        Some(amount) => (true, amount),
+        None => (false, text.strip_prefix('+').unwrap_or(text)),
+    };
+    let parsed: SignedDuration =
+        with_whole_parts(amount).parse().map_err(|_| "it is not a duration such as 500ms or 1m30s".to_owned())?;
+    if is_negative {
+        return Ok(Duration::ZERO);
+    }
+    Ok(Duration::try_from(parsed).unwrap_or(Duration::ZERO))
+}
+
+/// Writes `.5s` and `5.s`, which Go accepts, as `0.5s` and `5.0s`.
+fn with_whole_parts(text: &str) -> String {
+    let is_digit = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_digit);
+    let (bytes, mut written) = (text.as_bytes(), String::with_capacity(text.len() + 2));
+    for (at, character) in text.char_indices() {
+        let before = is_digit(at.checked_sub(1).and_then(|before| bytes.get(before)));
+        let after = is_digit(bytes.get(at + 1));
+        match character {
+            '.' if after && !before => written.push_str("0."),
+            '.' if before && !after => written.push_str(".0"),
+            _ => written.push(character),
+        }
+    }
+    written
+}
+
+/// A boolean as Go writes them.
+pub(super) fn boolean(text: &str) -> Result<bool, String> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err("it is neither true nor false".to_owned()),
+    }
+}
+
+/// A whole number as Go writes them: decimal, or in the base that its beginning names (0x, 0o, 0b, or 0 for octal), with
+/// single underscores between the digits.
+fn integer(text: &str) -> Result<i64, String> {
+    let (is_negative, number) = match text.strip_prefix('-') {
+        Some(number) => (true, number),
+        None => (false, text.strip_prefix('+').unwrap_or(text)),
+    };
+    let lower = number.to_ascii_lowercase();
+    let prefixes = [("0x", 16), ("0o", 8), ("0b", 2), ("0", 8)];
+    let prefixed = prefixes.iter().find_map(|&(prefix, base)| Some((lower.strip_prefix(prefix)?, base)));
+    let (digits, base) = match prefixed {
+        // A zero alone is no prefix.
+        Some(("", 8)) if lower == "0" => ("0", 10),
+        Some((digits, base)) => (digits.strip_prefix('_').unwrap_or(digits), base),
+        None => (lower.as_str(), 10),
+    };
+    let parse = || {
+        let is_number = digits.split('_').all(|part| !part.is_empty() && part.chars().all(|c| c.is_digit(base)));
+        let magnitude = is_number.then(|| i128::from_str_radix(&digits.replace('_', ""), base).ok()).flatten()?;
+        i64::try_from(if is_negative { -magnitude } else { magnitude }).ok()
+    };
+    parse().ok_or_else(|| "it is not a whole number".to_owned())
+}
+
+/// A whole number within the limits of its type.
+pub(super) fn number<N: TryFrom<i64>>(text: &str) -> Result<N, String> {
+    integer(text)?.try_into().map_err(|_| "it is out of range".to_owned())
+}
+
+/// A whole number that is more than zero.
+pub(super) fn positive(text: &str) -> Result<NonZeroUsize, String> {
+    number(text).and_then(|number| NonZeroUsize::new(number).ok_or_else(|| "it is zero".to_owned()))
+}
+
+/// A number of seconds, of which 0 and less mean that there is none.
+pub(super) fn seconds(text: &str) -> Result<Duration, String> {
+    integer(text).map(|seconds| Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
+}
+
+/// For how many seconds a backend is left out. As in the original, 0 means 30, and less than that never; so does a word of
+/// our own.
+pub(super) fn dead_backend_time(text: &str) -> Result<Duration, String> {
+    const DEFAULT: Duration = Duration::from_secs(30);
+    match text {
+        "none" => Ok(Duration::ZERO),
+        _ if integer(text)? == 0 => Ok(DEFAULT),
+        _ => seconds(text),
+    }
 }
 
 pub(super) fn positive_duration(text: &str) -> Result<Duration, String> {
-    duration(text).and_then(|time| if time.is_zero() { Err("it is zero".to_owned()) } else { Ok(time) })
+    duration(text).and_then(|time| if time.is_zero() { Err("it is not more than zero".to_owned()) } else { Ok(time) })
 }
 
 pub(super) fn header_name(text: &str) -> Result<(HeaderName, String), String> {
@@ -77,7 +161,7 @@ pub(super) fn header_name(text: &str) -> Result<(HeaderName, String), String> {
 }
 
 pub(super) fn at_least_8192(text: &str) -> Result<usize, String> {
-    match text.parse() {
+    match number(text) {
         Ok(bytes) if bytes >= 8_192 => Ok(bytes),
         _ => Err("it is not a number of bytes of at least 8192".to_owned()),
     }

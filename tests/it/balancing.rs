@@ -211,7 +211,7 @@ fn http_2_counts_streams_and_websockets_that_are_reset() {
 
 #[test]
 fn attempts_that_fail_are_counted_no_more() {
-    let stack = Stack::start(&[LEAST, "--dead-backend-time=0"]);
+    let stack = Stack::start(&[LEAST, "--dead-backend-time=none"]);
     let (_guard, refusing) = closed_port();
     let [a, b] = ["a", "b"].map(Backend::named);
     stack.list(HOST, &[&refusing, &a.url(), &b.url()]);

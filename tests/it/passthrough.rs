@@ -270,7 +270,7 @@ fn a_refusing_backend_costs_no_client_anything() {
 
 #[test]
 fn four_backends_are_tried_at_most_and_none_of_them_twice() {
-    let stack = passing(&["--dead-backend-time=0", "--workers=1"]);
+    let stack = passing(&["--dead-backend-time=none", "--workers=1"]);
     let refusing: Vec<_> = (0..6).map(|_| closed_port()).collect();
     let urls: Vec<&str> = refusing.iter().map(|(_, url)| url.as_str()).collect();
     stack.list(NAME, &urls);

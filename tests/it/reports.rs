@@ -129,7 +129,7 @@ fn a_mark_belongs_to_the_frontend_that_matched() {
 
 #[test]
 fn without_a_dead_backend_time_nothing_is_marked() {
-    let split = Split::start(&["--dead-backend-time=0"]);
+    let split = Split::start(&["--dead-backend-time=none"]);
     let (_guard, closed) = closed_port();
     register(&split.read, &split.planb, "dead.test", &[&closed]);
     for _ in 0..3 {

@@ -274,7 +274,7 @@ fn a_client_that_leaves_is_logged_and_nobody_is_blamed() {
 
 #[test]
 fn no_more_than_three_retries_and_no_backend_twice() {
-    let stack = Stack::start(&["--dead-backend-time=0"]);
+    let stack = Stack::start(&["--dead-backend-time=none"]);
     let refusing: Vec<_> = (0..5).map(|_| closed_port()).collect();
     let urls: Vec<&str> = refusing.iter().map(|(_, url)| url.as_str()).collect();
     stack.list("five.test", &urls);
@@ -287,7 +287,7 @@ fn no_more_than_three_retries_and_no_backend_twice() {
 
 #[test]
 fn retries_are_a_fifth_of_the_requests_beyond_the_first_of_each_second() {
-    let stack = Stack::start(&["--dead-backend-time=0"]);
+    let stack = Stack::start(&["--dead-backend-time=none"]);
     let (_guard, refusing) = closed_port();
     stack.list(HOST, &[&refusing, &Backend::named("good").url()]);
     let began = Instant::now();

@@ -23,7 +23,6 @@ fn refusal(arguments: &[&str]) -> String {
 fn a_wrong_command_line_is_one_clear_line() {
     for (arguments, reason) in [
         (["--nonsense", "1"], "'--nonsense'"),
-        (["nonsense", "1"], "'nonsense'"),
         (["--listen", "nonsense"], "'nonsense' for '--listen"),
         (["--listen", "127.0.0.1:70000"], "'127.0.0.1:70000' for '--listen"),
         (["--listen", "127.0.0.1"], "'127.0.0.1' for '--listen"),
@@ -33,7 +32,9 @@ fn a_wrong_command_line_is_one_clear_line() {
         (["--client-read-timeout", "soon"], "'soon' for '--client-read-timeout"),
         (["--reconcile-interval", "0s"], "'0s' for '--reconcile-interval"),
         (["--request-timeout", "30s"], "'30s' for '--request-timeout"),
-        (["--dial-timeout", "-1"], "-1"),
+        (["--dial-timeout", "-1s"], "'-1s' for '--dial-timeout"),
+        (["-request-timeout", "1_"], "'1_' for '--request-timeout"),
+        (["-listen", "nonsense"], "'nonsense' for '--listen"),
         (["--dead-backend-time", "many"], "'many' for '--dead-backend-time"),
         (["--read-redis-port", "65536"], "'65536' for '--read-redis-port"),
         (["--write-redis-db", "-1"], "-1"),
@@ -45,7 +46,6 @@ fn a_wrong_command_line_is_one_clear_line() {
         (["--read-redis-sentinel-addrs", "s1:26379"], "needs --read-redis-sentinel-name"),
         (["--write-redis-sentinel-name", "main"], "needs --write-redis-sentinel-addrs"),
         (["--request-id-header", "not a name"], "'not a name' for '--request-id-header"),
-        (["--hostname", ""], "for '--hostname"),
         (["--active-healthcheck=maybe", "--listen=:0"], "'maybe' for '--active-healthcheck"),
         (["--workers", "0"], "'0' for '--workers"),
         (["--max-header-size", "1"], "'1' for '--max-header-size"),
@@ -119,13 +119,72 @@ fn a_value_follows_its_flag_or_an_equals_sign() {
 }
 
 #[test]
+fn an_empty_variable_is_an_unset_one() {
+    let (master, replica) = redis_pair();
+    let (_, help, _) = run(&["--help"], &[]);
+    let help = help.join("\n");
+    let names = help.split("[env: ").skip(1).filter_map(|rest| rest.split(['=', ']']).next());
+    let empty: Vec<&str> = names.filter(|name| name.starts_with("PLANB_")).collect();
+    assert!(empty.len() > 50, "{empty:?}");
+    let builder = Planb::builder(&replica, &master);
+    let planb = empty.iter().fold(builder, |builder, name| builder.environment(name, "")).start();
+    assert_eq!(planb.ask("nowhere.test"), "no such route");
+}
+
+#[test]
+fn the_originals_ways_to_write_flags_are_understood() {
+    let (master, replica) = redis_pair();
+    let (read, write) = (replica.port().to_string(), format!("{:#x}", master.port()));
+    let planb = Planb::with(&[
+        "-listen=192.0.2.1:80",
+        "--l",
+        "127.0.0.1:0",
+        "-read-redis-port",
+        &read,
+        "-write-redis-port",
+        &write,
+        "-metrics-address",
+        "127.0.0.1:0",
+        "-active-healthcheck=T",
+        "-backend-cache",
+        "-request-timeout",
+        "-1",
+        "-client-idle-timeout=.5m",
+        "-access-log=",
+        "-request-id-header",
+        "",
+    ])
+    .environment("PLANB_ACTIVE_HEALTHCHECK", "0")
+    .start();
+    assert_eq!(planb.ask("nowhere.test"), "no such route");
+    planb.wait_for_log("dead backends are checked until they are healthy");
+}
+
+#[test]
+fn words_behind_the_flags_are_told() {
+    let (master, replica) = redis_pair();
+    let ports = [format!("--read-redis-port={}", replica.port()), format!("--write-redis-port={}", master.port())];
+    let planb = Planb::with(&[
+        &ports[0],
+        &ports[1],
+        "--listen=127.0.0.1:0",
+        "--access-log=none",
+        "oops",
+        "--read-redis-password=secret",
+    ])
+    .start();
+    planb.wait_for_log("\"oops\" is no flag, and 1 words behind it are ignored");
+    assert!(!planb.log().iter().any(|line| line.contains("secret")));
+}
+
+#[test]
 fn help_and_version_are_told_and_that_is_all() {
-    for flag in ["--help", "-h"] {
+    for flag in ["--help", "-h", "-help", "--h", "help", "h"] {
         let (code, stdout, log) = run(&[flag], &[]);
         assert_eq!((code, log.len()), (Some(0), 0), "{flag}");
         assert!(stdout.iter().any(|line| line.contains("Usage: planb")), "{flag}");
     }
-    for flag in ["--version", "-v"] {
+    for flag in ["--version", "-v", "-version", "--v"] {
         let (code, stdout, log) = run(&[flag], &[]);
         assert_eq!((code, log.len()), (Some(0), 0), "{flag}");
         assert_eq!(stdout, [format!("planb {}", env!("CARGO_PKG_VERSION"))], "{flag}");
