@@ -3,15 +3,19 @@
 use anyhow::{Context, bail};
 use tokio::task::JoinHandle;
 
-use crate::health::{Checker, RELEASE_LIMIT};
+use crate::{
+    drain::Drain,
+    health::{Checker, RELEASE_LIMIT},
+    telemetry::Tasks,
+};
 
 /// The task that checks dead backends, if there is one.
 pub struct Checking(Option<JoinHandle<()>>);
 
 impl Checking {
     /// Starts the task, which ends with the drain.
-    pub fn start(checker: Option<Checker>, drain: crate::drain::Drain) -> Self {
-        Self(checker.map(|checker| tokio::spawn(checker.run(drain))))
+    pub fn start(checker: Option<Checker>, drain: Drain, tasks: Tasks) -> Self {
+        Self(checker.map(|checker| tokio::spawn(tasks.named("health check", checker.run(drain)))))
     }
 
     /// Waits for the task's end, which must not come before the drain; for ever if there is no task.

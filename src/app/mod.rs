@@ -2,13 +2,17 @@
 
 mod checking;
 mod doors;
+mod dump;
+mod essential;
+mod outputs;
 mod signals;
+mod state;
 mod tls;
 
 use std::{
     io,
     net::SocketAddr,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -27,15 +31,17 @@ use crate::{
     drain::Drain,
     health::Checker,
     proxy::{self, ErrorPages, LoadBalancing, Shared, Sticky},
-    routing::{Clock, Routes},
-    store::StoreError,
     sync::{self, MARK_QUEUE, Reporter, Syncer},
-    telemetry::{AccessLog, Admin, Lines, LogTarget, StoreHealth, Telemetry},
+    telemetry::{AccessLog, Admin, Telemetry},
 };
 
 use checking::Checking;
 use doors::Doors;
+use dump::Dump;
+use essential::{Essential, ReporterTask};
+use outputs::Outputs;
 use signals::{Reread, heed_signals};
+use state::State;
 use tls::Tls;
 
 /// Where the process can be reached, once it can.
@@ -78,9 +84,8 @@ pub fn run(config: Config, telemetry: &Telemetry, started: impl FnOnce(Started))
 }
 
 async fn supervise(mut config: Config, telemetry: &Telemetry, started: impl FnOnce(Started)) -> anyhow::Result<()> {
-    let drain = Drain::default();
-    let access = open_access_log(&config.access_log, telemetry)?;
-    let mut essential = JoinSet::new();
+    let (drain, mut essential, began) = (Drain::default(), Essential::default(), Instant::now());
+    let outputs = Outputs::open(&config.access_log, telemetry)?;
     let metrics = &telemetry.metrics;
     let snapshot_file = config.sync.snapshot_file.as_deref();
     if let Some(path) = snapshot_file {
@@ -91,29 +96,22 @@ async fn supervise(mut config: Config, telemetry: &Telemetry, started: impl FnOn
     let doors = Doors::bind(&config, tls.as_ref())?;
     let error_pages = config.error_pages.take().map(open_error_pages).transpose()?;
     let again = Reread {
-        access_log: access.lines.clone(),
+        access_log: outputs.access_log.clone(),
         folder: Arc::default(),
         error_pages: error_pages.clone(),
         terminator,
     };
-    essential.spawn(heed_signals(drain.clone(), again.clone())?);
+    let state = State::new(metrics);
+    let dump = Dump { output: outputs.standard.clone(), began, state: state.clone(), tasks: essential.names().clone() };
+    essential.spawn("signals", heed_signals(drain.clone(), again.clone(), dump)?);
 
-    let clock = Clock::start();
-    let routes = Routes::default();
-    let health = Arc::new(StoreHealth::starting(clock.now()));
-    let admin = match config.metrics {
-        None => None,
-        Some(address) => Some(
-            Admin::bind(address, Arc::clone(metrics), Arc::clone(&health), clock)
-                .await
-                .with_context(|| format!("cannot serve metrics on {address}"))?,
-        ),
-    };
+    let admin = bind_admin(config.metrics, &state).await?;
     let reachable = Started { listen: doors.plain(), tls: doors.tls(), metrics: admin.as_ref().map(Admin::address) };
     if let Some(admin) = admin {
-        essential.spawn(endless(admin.run()));
+        essential.spawn_endless("metrics", admin.run());
     }
 
+    let State { routes, clock, health, activities, .. } = state;
     let (loaded, table_loaded) = oneshot::channel();
     let (certificates_loaded, stock) = match tls {
         Some(tls) => tls.start(&config.store.write, metrics, again.folder, &mut essential),
@@ -121,7 +119,7 @@ async fn supervise(mut config: Config, telemetry: &Telemetry, started: impl FnOn
     };
     let syncer =
         Syncer::new(config.sync, routes.clone(), clock, Arc::clone(metrics), Arc::clone(&health), stock, loaded);
-    essential.spawn(async move { Ok(syncer.run().await?) });
+    essential.spawn("syncer", async move { Ok(syncer.run().await?) });
     let everything_loaded = async {
         if let Some(loaded) = certificates_loaded {
             loaded.await?;
@@ -130,24 +128,24 @@ async fn supervise(mut config: Config, telemetry: &Telemetry, started: impl FnOn
     };
     let (marks, reports) = mpsc::channel(MARK_QUEUE);
     let reporter = Reporter::new(config.store.write, reports, routes.clone(), clock, Arc::clone(metrics));
-    let mut reporter = tokio::spawn(reporter.run());
+    let mut reporter = tokio::spawn(essential.names().clone().named("reporter of dead marks", reporter.run()));
 
     tokio::select! {
         biased;
         () = drain.begun() => return Ok(()),
-        ended = first_end(&mut essential, &mut reporter) => return ended,
+        ended = essential.first_end(&mut reporter) => return ended,
         // Without a message the syncer has ended, and why is about to be known above.
         Ok(()) = everything_loaded => {}
     }
 
     let names = Names::new(config.dns_servers, Arc::clone(metrics));
-    essential.spawn(endless(names.clone().tidy()));
+    essential.spawn_endless("names of backends", names.clone().tidy());
     config.proxy.max_connections = connection_limit(config.proxy.max_connections)?;
     let backend_tls = BackendTls::new(config.proxy.verify_backends)?;
     let checker = config.health.take().map(|config| {
         Checker::new(config, routes.clone(), clock, Arc::clone(metrics), backend_tls.clone(), names.clone())
     });
-    let mut checking = Checking::start(checker, drain.clone());
+    let mut checking = Checking::start(checker, drain.clone(), essential.names().clone());
     let shared = Arc::new(Shared {
         connections: Arc::new(Semaphore::new(config.proxy.max_connections.min(Semaphore::MAX_PERMITS))),
         backend_tls,
@@ -159,9 +157,10 @@ async fn supervise(mut config: Config, telemetry: &Telemetry, started: impl FnOn
         health,
         marks,
         metrics: Arc::clone(metrics),
-        access_log: AccessLog::new(access.lines.clone()),
+        access_log: AccessLog::new(outputs.access_log.clone()),
         errors: telemetry.errors.clone(),
         error_pages,
+        activities,
     });
     let mut workers = start_workers(&shared, doors, &drain)?;
     drop(shared);
@@ -172,7 +171,7 @@ async fn supervise(mut config: Config, telemetry: &Telemetry, started: impl FnOn
         biased;
         // First, because workers and the reporter may be done with a drain before this is looked at.
         () = drain.begun() => Ok(()),
-        ended = first_end(&mut essential, &mut reporter) => ended,
+        ended = essential.first_end(&mut reporter) => ended,
         ended = checking.ended() => ended,
         worker = workers.join_next() => worker_end(worker, &drain),
     };
@@ -182,6 +181,13 @@ async fn supervise(mut config: Config, telemetry: &Telemetry, started: impl FnOn
     finish(workers, reporter, &drain).await?;
     checking.finish().await;
     result
+}
+
+/// Takes the operators' address, if there is one.
+async fn bind_admin(address: Option<SocketAddr>, state: &State) -> anyhow::Result<Option<Admin>> {
+    let Some(address) = address else { return Ok(None) };
+    let bound = Admin::bind(address, Arc::clone(&state.metrics), Arc::clone(&state.health), state.clock).await;
+    bound.map(Some).with_context(|| format!("cannot serve metrics on {address}"))
 }
 
 /// Opens the doors, and starts a thread behind each worker's.
@@ -213,28 +219,6 @@ async fn finish(mut workers: Workers, reporter: ReporterTask, drain: &Drain) -> 
     Ok(())
 }
 
-/// A task that must not end, and has nothing to say if it does.
-async fn endless(task: impl Future<Output = ()>) -> anyhow::Result<()> {
-    task.await;
-    Ok(())
-}
-
-/// Waits for the first of the tasks that must not end.
-async fn first_end(essential: &mut JoinSet<anyhow::Result<()>>, reporter: &mut ReporterTask) -> anyhow::Result<()> {
-    tokio::select! {
-        Some(ended) = essential.join_next() => {
-            ended.context("an essential task panicked")??;
-            bail!("an essential task ended")
-        }
-        ended = reporter => {
-            ended.context("the task that records dead backends panicked")??;
-            bail!("the task that records dead backends ended")
-        }
-    }
-}
-
-type ReporterTask = tokio::task::JoinHandle<Result<(), StoreError>>;
-
 type Workers = JoinSet<Result<io::Result<()>, oneshot::error::RecvError>>;
 
 type WorkerEnd = Result<Result<io::Result<()>, oneshot::error::RecvError>, tokio::task::JoinError>;
@@ -247,21 +231,6 @@ fn worker_end(worker: Option<WorkerEnd>, drain: &Drain) -> anyhow::Result<()> {
         bail!("a worker ended");
     }
     Ok(())
-}
-
-/// The access log, and what keeps it open.
-struct Access {
-    lines: Lines,
-    _guard: Option<crate::telemetry::LinesGuard>,
-}
-
-fn open_access_log(target: &LogTarget, telemetry: &Telemetry) -> anyhow::Result<Access> {
-    let (lines, guard) =
-        Lines::open(target, telemetry.metrics.access_lines_dropped.clone()).with_context(|| match target {
-            LogTarget::File(path) => format!("cannot open the access log {}", Path::new(path).display()),
-            _ => "cannot open the access log".to_owned(),
-        })?;
-    Ok(Access { lines, _guard: guard })
 }
 
 /// What names backends to clients, where load balancing is sticky.

@@ -8,6 +8,7 @@ use tokio::{
 };
 use tracing::{info, warn};
 
+use super::dump::Dump;
 use crate::{
     deadline,
     drain::{DRAIN_LIMIT, Drain},
@@ -16,14 +17,17 @@ use crate::{
     tls::Terminator,
 };
 
-/// Handles signals until the second one that asks to stop.
+/// Handles signals until the second one that asks to stop. None that is not handled is left to end the process.
 pub fn heed_signals(
     drain: Drain,
     again: Reread,
+    dump: Dump,
 ) -> io::Result<impl Future<Output = anyhow::Result<()>> + Send + 'static> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hang_up = signal(SignalKind::hangup())?;
+    let mut user_1 = signal(SignalKind::user_defined1())?;
+    let mut user_2 = signal(SignalKind::user_defined2())?;
     Ok(async move {
         let mut deadline = None;
         loop {
@@ -32,6 +36,17 @@ pub fn heed_signals(
                 _ = terminate.recv() => 128 + SignalKind::terminate().as_raw_value(),
                 _ = hang_up.recv() => {
                     again.now();
+                    continue;
+                }
+                _ = user_1.recv() => {
+                    // Hipache's rotation of logs sends this, the original's users ask for a dump by it.
+                    info!("reopening the access log, and writing to standard output what the process is doing");
+                    again.access_log.reopen();
+                    dump.write();
+                    continue;
+                }
+                _ = user_2.recv() => {
+                    warn!("USR2 asks for a profile, which this version cannot take");
                     continue;
                 }
                 () = deadline::reached(deadline) => {

@@ -3,13 +3,10 @@
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use tokio::{
-    sync::{Notify, oneshot},
-    task::JoinSet,
-};
+use tokio::sync::{Notify, oneshot};
 use tracing::warn;
 
-use super::endless;
+use super::Essential;
 use crate::{
     config,
     secret::Secret,
@@ -63,15 +60,16 @@ impl Tls {
         write: &Place,
         metrics: &Arc<Metrics>,
         again: Arc<Notify>,
-        essential: &mut JoinSet<anyhow::Result<()>>,
+        essential: &mut Essential,
     ) -> (Option<oneshot::Receiver<()>>, Option<Stock>) {
-        essential.spawn(endless(sync::watch_expiry(self.keeper.certificates(), Arc::clone(metrics))));
+        let expiry = sync::watch_expiry(self.keeper.certificates(), Arc::clone(metrics));
+        essential.spawn_endless("expiry of certificates", expiry);
         let shared = self.ticket_secret.map(|secret| (write.clone(), Seal::new(&secret.0)));
-        essential.spawn(endless(TicketSyncer::new(self.ring, shared, Arc::clone(metrics)).run()));
+        essential.spawn_endless("ticket keys", TicketSyncer::new(self.ring, shared, Arc::clone(metrics)).run());
         let stock = Stock::new(self.keeper, self.source, Arc::clone(metrics));
         let Some((path, folder)) = self.folder else { return (None, Some(stock)) };
         let (loaded, is_loaded) = oneshot::channel();
-        essential.spawn(endless(FolderSyncer::new(path, folder, stock, loaded).run(again)));
+        essential.spawn_endless("folder of certificates", FolderSyncer::new(path, folder, stock, loaded).run(again));
         (Some(is_loaded), None)
     }
 }

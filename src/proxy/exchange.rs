@@ -9,10 +9,10 @@ use std::{
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, header};
 
-use super::{Shared, deadlines::Deadlines, error::client_gone, headers};
+use super::{Shared, Worker, deadlines::Deadlines, error::client_gone, headers};
 use crate::{
     routing::{Frontend, InFlight},
-    telemetry::{self, Entry},
+    telemetry::{self, Entry, InPhase, Phase},
 };
 
 /// Everything that must be remembered of a request for the logs and metrics. It is written when dropped, so that every way
@@ -32,8 +32,10 @@ pub struct Exchange {
     request_id: Option<HeaderValue>,
     frontend: Option<Arc<Frontend>>,
     backend: Option<Box<str>>,
-    /// Where requests in flight are counted.
+    /// Where a backend's requests in flight are counted.
     in_flight: Option<InFlight>,
+    /// Where those of this worker are.
+    phase: InPhase,
     /// `None` while there is no response head.
     status: Option<StatusCode>,
     body_bytes: u64,
@@ -44,7 +46,7 @@ pub struct Exchange {
 impl Exchange {
     /// For a request whose head has just arrived, with its headers as the client sent them.
     pub fn begin(
-        shared: &Arc<Shared>,
+        worker: &Worker,
         deadlines: Option<Arc<Deadlines>>,
         client: IpAddr,
         request: &http::request::Parts,
@@ -53,7 +55,7 @@ impl Exchange {
         // HTTP/2 knows the host as a part of the target.
         let host = header(header::HOST).or_else(|| HeaderValue::from_str(request.uri.authority()?.as_str()).ok());
         Box::new(Self {
-            shared: Arc::clone(shared),
+            shared: Arc::clone(&worker.shared),
             deadlines,
             began: Instant::now(),
             client,
@@ -72,6 +74,7 @@ impl Exchange {
             frontend: None,
             backend: None,
             in_flight: None,
+            phase: worker.activity.begin(),
             status: None,
             body_bytes: 0,
             backend_time: Duration::ZERO,
@@ -80,9 +83,9 @@ impl Exchange {
     }
 
     /// For a connection that arrived then and is passed through. It is recorded as a CONNECT to the server name.
-    pub fn begin_passthrough(shared: &Arc<Shared>, client: IpAddr, name: Option<&str>, arrived: Instant) -> Box<Self> {
+    pub fn begin_passthrough(worker: &Worker, client: IpAddr, name: Option<&str>, arrived: Instant) -> Box<Self> {
         Box::new(Self {
-            shared: Arc::clone(shared),
+            shared: Arc::clone(&worker.shared),
             deadlines: None,
             began: arrived,
             client,
@@ -97,6 +100,7 @@ impl Exchange {
             frontend: None,
             backend: None,
             in_flight: None,
+            phase: worker.activity.begin(),
             status: None,
             body_bytes: 0,
             backend_time: Duration::ZERO,
@@ -117,6 +121,7 @@ impl Exchange {
     /// An attempt begins with this backend.
     pub fn attempting(&mut self, url: &str) {
         self.backend = Some(url.into());
+        self.phase.enter(Phase::Backend);
     }
 
     /// The attempt's backend is busy with it from here to the next attempt or the exchange's end.
@@ -131,7 +136,22 @@ impl Exchange {
 
     /// The response has this status.
     pub fn answered(&mut self, status: StatusCode) {
+        if self.status.is_none() {
+            self.observe_head();
+            self.phase.enter(Phase::Response);
+        }
         self.status = Some(status);
+    }
+
+    /// What follows the response's head is a tunnel.
+    pub fn became_tunnel(&mut self) {
+        self.phase.enter(Phase::Tunnel);
+    }
+
+    fn observe_head(&self) {
+        if self.is_recorded {
+            self.shared.metrics.request_duration.observe(self.began.elapsed().as_secs_f64());
+        }
     }
 
     /// Whether no byte of an answer has been handed over yet.
@@ -202,9 +222,14 @@ impl Drop for Exchange {
             return;
         }
         let metrics = &self.shared.metrics;
+        if self.status.is_none() {
+            self.observe_head();
+        }
         let status = self.status.unwrap_or_else(client_gone).as_u16();
         metrics.count_response(status);
-        metrics.request_duration.observe(total.as_secs_f64());
+        if self.phase.phase() != Phase::Tunnel {
+            metrics.exchange_duration.observe(total.as_secs_f64());
+        }
         metrics.backend_duration.observe(self.backend_time.as_secs_f64());
         self.shared.access_log.write(&Entry {
             client: self.client,

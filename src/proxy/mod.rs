@@ -41,7 +41,7 @@ use crate::{
     drain::Drain,
     routing::{Clock, DeadMark, Routes},
     secret::Secret,
-    telemetry::{AccessLog, Lines, Metrics, StoreHealth},
+    telemetry::{AccessLog, Activities, Activity, Lines, Metrics, StoreHealth},
 };
 
 pub use deadlines::ClientTimeouts;
@@ -120,6 +120,8 @@ pub struct Shared {
     pub errors: Lines,
     /// The operator's pages for answers of our own, if there are any.
     pub error_pages: Option<Arc<ErrorPages>>,
+    /// What the workers' requests are doing.
+    pub activities: Arc<Activities>,
     /// Permits for client connections.
     pub connections: Arc<Semaphore>,
     /// How `https` backends are spoken to.
@@ -136,6 +138,7 @@ struct Worker {
     http1: server::conn::http1::Builder,
     upstream: Upstream,
     pool: Rc<Pool>,
+    activity: Arc<Activity>,
     /// Connections and tunnels, for the drain to wait for.
     tasks: TaskTracker,
     drain: Drain,
@@ -189,7 +192,8 @@ impl Worker {
         }
         let dialer = Dialer::new(shared.config.longest_dial(), shared.backend_tls.clone(), shared.names.clone());
         let upstream = Upstream::new(dialer, client, Rc::clone(&pool), traffic);
-        Self { shared, http1: server, upstream, pool, tasks: TaskTracker::new(), drain }
+        let activity = shared.activities.join();
+        Self { shared, http1: server, upstream, pool, activity, tasks: TaskTracker::new(), drain }
     }
 }
 

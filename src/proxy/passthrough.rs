@@ -58,10 +58,11 @@ pub async fn serve(worker: Rc<Worker>, mut stream: TcpStream, address: IpAddr, _
         _ => {}
     }
     let name = hello.as_ref().ok().and_then(|hello| hello.server_name.as_deref());
-    let mut exchange = Exchange::begin_passthrough(&worker.shared, address, name, arrived);
+    let mut exchange = Exchange::begin_passthrough(&worker, address, name, arrived);
     match connect(&worker, hello, &mut exchange).await {
         Ok(backend) => {
             exchange.answered(StatusCode::OK);
+            exchange.became_tunnel();
             let end = join(stream, backend, received, &mut exchange).await;
             if let Some(error) = &end.error {
                 debug!(client = %address, by = ?end.by, %error, "a connection that is passed through broke");

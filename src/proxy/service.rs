@@ -38,7 +38,7 @@ pub async fn answer(
 ) -> Response<ResponseBody> {
     let opening = Opening::of(&mut request);
     let (mut head, body) = request.into_parts();
-    let mut exchange = Exchange::begin(&worker.shared, turn.deadlines.clone(), client.address, &head);
+    let mut exchange = Exchange::begin(&worker, turn.deadlines.clone(), client.address, &head);
     let is_http2 = head.version == Version::HTTP_2;
     if is_http2 {
         headers::as_http1(&mut head.headers);
@@ -195,6 +195,7 @@ fn respond(
             let stream = turn.streams.as_ref().map(Streams::open_tunnel);
             let joined = tunnel::join(client, opening.from_client, to_backend, lease, exchange, stream);
             let open = super::connection::Counted::one(&worker.shared.metrics.tunnels_open);
+            exchange.became_tunnel();
             worker.tasks.spawn_local(async move {
                 joined.await;
                 drop(open);

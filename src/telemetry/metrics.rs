@@ -16,6 +16,8 @@ pub struct Metrics {
     pub tunnels_open: IntGauge,
     /// `planb_reverseproxy_http_request_duration_seconds`
     pub request_duration: Histogram,
+    /// `planb_reverseproxy_http_exchange_duration_seconds`
+    pub exchange_duration: Histogram,
     /// `planb_reverseproxy_backend_request_duration_seconds`
     pub backend_duration: Histogram,
     responses: IntCounterVec,
@@ -93,7 +95,12 @@ impl Metrics {
             tunnels_open: new.gauge("planb_reverseproxy_tunnels_current_open", "WebSocket tunnels open.")?,
             request_duration: new.histogram(
                 "planb_reverseproxy_http_request_duration_seconds",
-                "From a request's head to its response's last byte.",
+                "From a request's head to the end of its response's head.",
+                REQUEST_BUCKETS,
+            )?,
+            exchange_duration: new.histogram(
+                "planb_reverseproxy_http_exchange_duration_seconds",
+                "From a request's head to its response's last byte. What becomes a tunnel is left out.",
                 REQUEST_BUCKETS,
             )?,
             backend_duration: new.histogram(

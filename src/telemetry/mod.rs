@@ -1,16 +1,20 @@
 //! What operators see: metrics, the access log, the error log, and the admin listener.
 
 mod access_log;
+mod activity;
 mod admin;
 mod health;
 mod lines;
 mod metrics;
+mod tasks;
 
 pub use access_log::{AccessLog, Entry, put_escaped};
+pub use activity::{Activities, Activity, InPhase, Phase};
 pub use admin::Admin;
 pub use health::StoreHealth;
 pub use lines::{Lines, LinesGuard, LogTarget};
 pub use metrics::Metrics;
+pub use tasks::Tasks;
 
 use std::sync::Arc;
 

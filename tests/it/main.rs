@@ -39,6 +39,7 @@ mod retries;
 mod selection;
 mod sentinel;
 mod session;
+mod signals;
 mod silent;
 mod snapshot_file;
 mod startup;

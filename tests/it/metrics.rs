@@ -35,6 +35,7 @@ fn every_metric_is_on_the_page() {
         "planb_reverseproxy_backends_responses_total",
         "planb_reverseproxy_client_timeouts_total",
         "planb_reverseproxy_connections_current_open",
+        "planb_reverseproxy_http_exchange_duration_seconds",
         "planb_reverseproxy_http_request_duration_seconds",
         "planb_reverseproxy_malformed_requests_total",
         "planb_reverseproxy_pool_dials_total",
@@ -97,6 +98,7 @@ fn requests_are_counted_by_status_and_timed() {
         (&*format!("{PREFIX}_backends_responses_total{{status_code=\"400\"}}"), 1),
         (&*format!("{PREFIX}_http_request_duration_seconds_count"), 6),
         (&*format!("{PREFIX}_http_request_duration_seconds_bucket{{le=\"+Inf\"}}"), 6),
+        (&*format!("{PREFIX}_http_exchange_duration_seconds_count"), 6),
         (&*format!("{PREFIX}_backend_request_duration_seconds_count"), 6),
         (&*format!("{PREFIX}_malformed_requests_total"), 0),
     ];
@@ -137,6 +139,41 @@ fn tunnels_are_counted_while_they_are_open() {
     wait_until("it is a tunnel, and no connection any more", || open() == [1, 0]);
     drop(socket);
     wait_until("nothing is open", || open() == [0, 0]);
+}
+
+#[test]
+fn a_request_is_timed_to_its_response_s_head_and_an_exchange_to_the_last_byte() {
+    let stack = Stack::start(&[]);
+    let (backend, gate) = Backend::holding_bodies();
+    redis(&stack.master, &["RPUSH", "frontend:slow.test", "id", &backend.url()]);
+    wait_until("the host is routed", || stack.planb.count("planb_router_frontends") == 1);
+    let count = |what: &str| stack.planb.count(&format!("{PREFIX}_http_{what}_duration_seconds_count"));
+    let mut client = stack.planb.connect();
+    client.send("GET /held HTTP/1.1\r\nHost: slow.test\r\n\r\n");
+    wait_until("the head is there", || count("request") == 1);
+    assert_eq!(count("exchange"), 0);
+    gate.open();
+    assert_eq!(client.response().text(), "done");
+    wait_until("all of it is", || count("exchange") == 1);
+    assert_eq!(count("request"), 1);
+}
+
+#[test]
+fn a_websocket_is_no_long_request() {
+    let stack = Stack::start(&[]);
+    stack.route("socket.test", &[&Backend::websocket_echo()]);
+    let count = |what: &str| stack.planb.count(&format!("{PREFIX}_http_{what}_duration_seconds_count"));
+    wait_until("the route's own requests are counted", || {
+        count("request") > 0 && count("request") == count("exchange")
+    });
+    let before = count("request");
+    let (socket, _) = tungstenite::client("ws://socket.test/", stack.planb.connect().into_socket()).unwrap();
+    wait_until("the handshake is counted", || count("request") == before + 1);
+    drop(socket);
+    wait_until("the tunnel has ended", || {
+        stack.planb.count(&format!("{PREFIX}_backends_responses_total{{status_code=\"101\"}}")) == 1
+    });
+    assert_eq!((count("request"), count("exchange")), (before + 1, before));
 }
 
 #[test]
