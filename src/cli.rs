@@ -13,7 +13,7 @@ use tracing::warn;
 use crate::{
     config::{Config, Engine, Tls},
     health,
-    proxy::{self, ClientTimeouts, LIBRARY_MAX_HEADERS, LoadBalancing},
+    proxy::{self, ClientTimeouts, LoadBalancing},
     secret::Secret,
     store::{self, Purpose},
     sync,
@@ -215,12 +215,12 @@ struct Flags {
     #[arg(long, env = "PLANB_MAX_CONNECTIONS", default_value = "0", value_parser = number::<usize>, value_name = "NUMBER")]
     max_connections: usize,
 
-    /// Longest request head, in bytes
-    #[arg(long, env = "PLANB_MAX_HEADER_SIZE", default_value_t = 65_536, value_parser = at_least_8192, value_name = "BYTES")]
+    /// Longest head of a request or a response, in bytes
+    #[arg(long, env = "PLANB_MAX_HEADER_SIZE", default_value_t = 1_048_576, value_parser = at_least_8192, value_name = "BYTES")]
     max_header_size: usize,
 
     /// Most header lines of a request or a response
-    #[arg(long, env = "PLANB_MAX_HEADERS", default_value_t = LIBRARY_MAX_HEADERS, value_parser = number::<usize>, value_name = "NUMBER")]
+    #[arg(long, env = "PLANB_MAX_HEADERS", default_value_t = 1_000, value_parser = number::<usize>, value_name = "NUMBER")]
     max_headers: usize,
 
     /// Threads that serve clients [default: one per core]

@@ -9,7 +9,9 @@ use tracing::debug;
 use super::{
     Protocol, Worker,
     deadlines::{Alarm, Deadlines},
-    handshake, http1, http2, passthrough,
+    handshake,
+    headers::Provenance,
+    http1, http2, passthrough,
 };
 use crate::drain::Drain;
 
@@ -17,33 +19,35 @@ use crate::drain::Drain;
 pub struct Client {
     /// Its address.
     pub address: IpAddr,
-    /// `http` or `https`.
-    pub scheme: &'static str,
+    /// What backends are told of it.
+    pub provenance: Provenance,
     /// What its verified certificate says of it.
     pub certificate: Option<HeaderValue>,
     /// Held for as long as the connection or its tunnel lives.
     _permit: OwnedSemaphorePermit,
 }
 
-/// Serves a connection to its end.
+/// Serves a connection from this address to this port of ours, to its end.
 pub async fn serve(
     worker: Rc<Worker>,
     protocol: Protocol,
     stream: TcpStream,
-    address: IpAddr,
+    (address, port): (IpAddr, u16),
     permit: OwnedSemaphorePermit,
 ) {
     let _open = Counted::one(&worker.shared.metrics.connections_open);
     match protocol {
         Protocol::Http => {
-            let client = Client { address, scheme: "http", certificate: None, _permit: permit };
+            let provenance = Provenance::new(address, port, false);
+            let client = Client { address, provenance, certificate: None, _permit: permit };
             http1::serve(worker, stream.into(), Rc::new(client)).await;
         }
         Protocol::Tls(terminator) => {
             // In a box, because the future of a handshake is large, and every connection's would otherwise be as large.
             let handshake = Box::pin(handshake::secure(&worker, &terminator, stream));
             let Some(secured) = handshake.await else { return };
-            let client = Client { address, scheme: "https", certificate: secured.certificate, _permit: permit };
+            let provenance = Provenance::new(address, port, true);
+            let client = Client { address, provenance, certificate: secured.certificate, _permit: permit };
             if secured.is_http2 {
                 Box::pin(http2::serve(worker, secured.transport, Rc::new(client))).await;
             } else {

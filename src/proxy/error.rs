@@ -15,7 +15,7 @@ pub enum ProxyError {
     /// No frontend has the host, or none with a backend.
     #[error("no such route")]
     NoRoute,
-    /// More header lines than the operator allows.
+    /// More header lines than the operator allows, or more bytes of them on one connection than there is memory for.
     #[error("too many header lines")]
     TooManyHeaders,
     /// The frontend's backends are all out of rotation.

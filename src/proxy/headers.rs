@@ -10,16 +10,41 @@ use http_body::Body;
 
 /// A request's headers before any backend is chosen.
 pub struct Forwarding<'a> {
-    /// The client's address.
-    pub client: IpAddr,
-    /// `http` or `https`: how the client reached us.
-    pub scheme: &'static str,
+    /// How the client reached us.
+    pub origin: &'a Provenance,
     /// The header that carries request ids, where one is configured.
     pub request_id_header: Option<&'a HeaderName>,
     /// Whether the request asks to become a WebSocket.
     pub upgrade: bool,
     /// What the client's verified certificate says of it.
     pub certificate: Option<&'a HeaderValue>,
+}
+
+/// How a client reached us, as a backend is told.
+pub struct Provenance {
+    /// The client's address.
+    address: HeaderValue,
+    /// The port that it connected to.
+    port: HeaderValue,
+    /// `http` or `https`.
+    scheme: &'static str,
+}
+
+impl Provenance {
+    /// For a client at `address` that connected to `port`, with TLS or without.
+    pub fn new(address: IpAddr, port: u16, is_tls: bool) -> Self {
+        let address = HeaderValue::from_maybe_shared(bytes::Bytes::from(address.to_string()));
+        Self {
+            address: address.expect("an address is visible ASCII"),
+            port: HeaderValue::from(port),
+            scheme: if is_tls { "https" } else { "http" },
+        }
+    }
+
+    /// `http` or `https`.
+    pub fn scheme(&self) -> &'static str {
+        self.scheme
+    }
 }
 
 /// Prepares a client's headers for any backend: removes what concerns only the client's connection, then adds our own, so
@@ -34,16 +59,13 @@ pub fn prepare_request(headers: &mut HeaderMap, forwarding: &Forwarding<'_>) -> 
         headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
     }
-    append_client(headers, forwarding.client);
-    if !headers.contains_key(&X_FORWARDED_PROTO) {
-        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(forwarding.scheme));
-    }
+    tell_provenance(headers, forwarding.origin);
     match forwarding.certificate {
         None => drop(headers.remove(&X_FORWARDED_CLIENT_CERT)),
         Some(certificate) => drop(headers.insert(X_FORWARDED_CLIENT_CERT, certificate.clone())),
     }
     if let Some(name) = forwarding.request_id_header
-        && headers.get(name).is_none_or(HeaderValue::is_empty)
+        && is_missing(headers, name)
     {
         let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
         let id = uuid::Uuid::new_v4().hyphenated().encode_lower(&mut text);
@@ -154,14 +176,37 @@ pub fn forwarded_for(headers: &HeaderMap) -> Option<HeaderValue> {
     })
 }
 
-fn append_client(headers: &mut HeaderMap, client: IpAddr) {
-    let mut value = forwarded_for(headers).map_or_else(Vec::new, |value| value.as_bytes().to_vec());
-    if !value.is_empty() {
-        value.extend_from_slice(b", ");
+/// Appends the client to X-Forwarded-For, and says what else is known of it where nobody before us has. Two of these headers
+/// are Hipache's own.
+fn tell_provenance(headers: &mut HeaderMap, origin: &Provenance) {
+    append_client(headers, &origin.address);
+    let scheme = || HeaderValue::from_static(origin.scheme);
+    for (name, value) in [
+        (X_FORWARDED_PROTO, scheme()),
+        (X_FORWARDED_PROTOCOL, scheme()),
+        (X_FORWARDED_PORT, origin.port.clone()),
+        (X_REAL_IP, origin.address.clone()),
+    ] {
+        if is_missing(headers, &name) {
+            headers.insert(name, value);
+        }
     }
-    value.extend_from_slice(client.to_string().as_bytes());
-    let value = HeaderValue::from_maybe_shared(bytes::Bytes::from(value));
-    headers.insert(X_FORWARDED_FOR, value.expect("header values joined by commas are one"));
+}
+
+fn append_client(headers: &mut HeaderMap, client: &HeaderValue) {
+    let value = match forwarded_for(headers).filter(|before| !before.is_empty()) {
+        None => client.clone(),
+        Some(before) => {
+            let joined = bytes::Bytes::from([before.as_bytes(), client.as_bytes()].join(&b", "[..]));
+            HeaderValue::from_maybe_shared(joined).expect("header values joined by commas are one")
+        }
+    };
+    headers.insert(X_FORWARDED_FOR, value);
+}
+
+/// Whether nothing is said under this name. An empty line says nothing.
+fn is_missing(headers: &HeaderMap, name: &HeaderName) -> bool {
+    headers.get(name).is_none_or(HeaderValue::is_empty)
 }
 
 /// Removes the headers of RFC 9110 section 7.6.1, and those that `Connection` names. `Trailer` stays: trailers are passed
@@ -205,6 +250,9 @@ const HOP_BY_HOP: [HeaderName; 8] = [
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_PROTOCOL: HeaderName = HeaderName::from_static("x-forwarded-protocol");
+const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_HOST: HeaderName = HeaderName::from_static("x-host");
@@ -234,8 +282,7 @@ mod tests {
     fn prepared(lines: &[(&str, &str)]) -> HeaderMap {
         let mut headers = headers(lines);
         let forwarding = Forwarding {
-            client: IpAddr::from([10, 0, 0, 9]),
-            scheme: "http",
+            origin: &Provenance::new(IpAddr::from([10, 0, 0, 9]), 8080, false),
             request_id_header: Some(&HeaderName::from_static("x-request-id")),
             upgrade: false,
             certificate: None,
@@ -266,6 +313,22 @@ mod tests {
     }
 
     #[test]
+    fn what_nobody_has_said_of_the_client_is_added() {
+        let added = [
+            ("x-forwarded-proto", "http"),
+            ("x-forwarded-protocol", "http"),
+            ("x-forwarded-port", "8080"),
+            ("x-real-ip", "10.0.0.9"),
+        ];
+        for (name, value) in added {
+            assert_eq!(prepared(&[])[name], value);
+            let empty = prepared(&[(name, "")]);
+            assert_eq!(empty.get_all(name).iter().collect::<Vec<_>>(), [value], "an empty line says nothing");
+            assert_eq!(prepared(&[(name, "said before")])[name], "said before");
+        }
+    }
+
+    #[test]
     fn connection_removes_what_it_names_but_nothing_of_ours() {
         let all = prepared(&[
             ("host", "a"),
@@ -293,8 +356,7 @@ mod tests {
         let mut all = headers(&[("x-forwarded-client-cert", "forged"), ("connection", "x-forwarded-client-cert")]);
         let certificate = HeaderValue::from_static("Hash=0");
         let forwarding = Forwarding {
-            client: IpAddr::from([10, 0, 0, 9]),
-            scheme: "https",
+            origin: &Provenance::new(IpAddr::from([10, 0, 0, 9]), 8443, true),
             request_id_header: None,
             upgrade: false,
             certificate: Some(&certificate),

@@ -10,7 +10,7 @@ use std::{
     task::Poll,
 };
 
-use http::Method;
+use http::{HeaderMap, Method};
 use hyper::{
     Request,
     body::{Body, Incoming},
@@ -40,6 +40,7 @@ pub async fn serve(worker: Rc<Worker>, transport: Transport, client: Rc<Client>)
         next: RefCell::default(),
         next_tunnel: RefCell::default(),
         open: Cell::default(),
+        held: Cell::default(),
         has_served: Cell::default(),
     }));
 
@@ -101,6 +102,8 @@ struct Inner {
     /// as the handler's answer is there.
     next_tunnel: RefCell<Option<CancellationToken>>,
     open: Cell<usize>,
+    /// Bytes of the heads of requests that have no answer yet.
+    held: Cell<usize>,
     has_served: Cell<bool>,
 }
 
@@ -108,6 +111,18 @@ impl Streams {
     fn expect(&self, deadlines: Option<Arc<Deadlines>>) {
         self.0.has_served.set(true);
         *self.0.next.borrow_mut() = deadlines;
+    }
+
+    /// Counts a request's head for as long as the result lives; `None` if the connection's heads are too much already. Each
+    /// may be as large as the operator allows, but not a hundred at once.
+    pub fn hold(&self, headers: &HeaderMap) -> Option<HeldHead> {
+        let size =
+            headers.iter().map(|(name, value)| name.as_str().len() + value.len() + FIELD_OVERHEAD).sum::<usize>();
+        let held = self.0.held.get() + size;
+        (held <= self.0.worker.shared.config.max_header_size * MOST_WHOLE_HEADS).then(|| {
+            self.0.held.set(held);
+            HeldHead { streams: self.clone(), size }
+        })
     }
 
     /// To be called when the handler is about to answer that a tunnel is open.
@@ -137,6 +152,19 @@ impl<F: Future + 'static> Executor<F> for Streams {
                 worker.shared.metrics.client_timeouts.inc();
             }
         });
+    }
+}
+
+/// The head of a request that has no answer yet.
+pub struct HeldHead {
+    streams: Streams,
+    size: usize,
+}
+
+impl Drop for HeldHead {
+    fn drop(&mut self) {
+        let held = &self.streams.0.held;
+        held.set(held.get() - self.size);
     }
 }
 
@@ -184,6 +212,12 @@ impl Drop for Open {
 /// room for others.
 const STREAM_WINDOW: u32 = 512 * 1024;
 const CONNECTION_WINDOW: u32 = 8 * STREAM_WINDOW;
+
+/// What a field counts beside its bytes (RFC 9113 section 10.5.1).
+const FIELD_OVERHEAD: usize = 32;
+
+/// How many heads of the largest size a connection may have at once.
+const MOST_WHOLE_HEADS: usize = 2;
 
 /// Requests that a client may have in flight on one connection.
 const MOST_STREAMS: u32 = 128;

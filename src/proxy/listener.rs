@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener as StdListener},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener as StdListener},
     rc::Rc,
     sync::Arc,
     time::Duration,
@@ -29,6 +29,7 @@ pub enum Protocol {
 /// One worker's listening socket.
 pub struct Door {
     socket: StdListener,
+    port: u16,
     protocol: Protocol,
 }
 
@@ -82,7 +83,7 @@ impl Listeners {
                 socket.listen(BACKLOG)?;
                 socket.set_reuse_port(true)?;
                 socket.set_nonblocking(true)?;
-                Ok(Door { socket: socket.into(), protocol: self.protocol.clone() })
+                Ok(Door { socket: socket.into(), port: self.address.port(), protocol: self.protocol.clone() })
             })
             .collect()
     }
@@ -111,7 +112,8 @@ fn new_socket(address: SocketAddr) -> io::Result<Socket> {
 /// # Errors
 /// When the socket cannot be used.
 pub(super) async fn accept(worker: Rc<Worker>, door: Door) -> io::Result<()> {
-    let (listener, protocol) = (TcpListener::from_std(door.socket)?, door.protocol);
+    let Door { socket, port, protocol } = door;
+    let listener = TcpListener::from_std(socket)?;
     let mut pause = SHORTEST_PAUSE;
     loop {
         let accepted = tokio::select! {
@@ -122,7 +124,7 @@ pub(super) async fn accept(worker: Rc<Worker>, door: Door) -> io::Result<()> {
         match accepted {
             Ok((stream, peer)) => {
                 pause = SHORTEST_PAUSE;
-                admit(&worker, &protocol, stream, peer).await;
+                admit(&worker, &protocol, stream, (peer.ip().to_canonical(), port)).await;
             }
             Err(error) if is_the_clients(&error) => {}
             Err(error) => {
@@ -135,13 +137,13 @@ pub(super) async fn accept(worker: Rc<Worker>, door: Door) -> io::Result<()> {
         }
     }
     while let Ok(Ok((stream, peer))) = tokio::time::timeout(Duration::ZERO, listener.accept()).await {
-        admit(&worker, &protocol, stream, peer).await;
+        admit(&worker, &protocol, stream, (peer.ip().to_canonical(), port)).await;
     }
     Ok(())
 }
 
 /// Waits for a permit, which holds up this worker's accepting: whoever comes later waits in the kernel's queue.
-async fn admit(worker: &Rc<Worker>, protocol: &Protocol, stream: TcpStream, peer: SocketAddr) {
+async fn admit(worker: &Rc<Worker>, protocol: &Protocol, stream: TcpStream, ends: (IpAddr, u16)) {
     let permits = &worker.shared.connections;
     let permit = if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
         permit
@@ -153,8 +155,7 @@ async fn admit(worker: &Rc<Worker>, protocol: &Protocol, stream: TcpStream, peer
         };
         acquired.expect("the semaphore is never closed")
     };
-    let (worker, address) = (Rc::clone(worker), peer.ip().to_canonical());
-    let serving = connection::serve(Rc::clone(&worker), protocol.clone(), stream, address, permit);
+    let serving = connection::serve(Rc::clone(worker), protocol.clone(), stream, ends, permit);
     worker.tasks.spawn_local(serving);
 }
 

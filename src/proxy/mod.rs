@@ -70,7 +70,7 @@ pub struct Config {
     pub request_id_header_text: Option<String>,
     /// Client connections served at the same time, tunnels included; others wait in the kernel's queue.
     pub max_connections: usize,
-    /// The longest request head, in bytes; longer ones are answered 431.
+    /// The longest head, in bytes. A request with a longer one is answered 431, a response is none.
     pub max_header_size: usize,
     /// The most header lines of a request, where more are answered 431, and of a response.
     pub max_headers: usize,
@@ -184,12 +184,12 @@ impl Worker {
         };
         let pool = Pool::new(traffic.clone());
         let (mut server, mut client) = (server::conn::http1::Builder::new(), client::conn::http1::Builder::new());
-        server.title_case_headers(true).header_read_timeout(None).max_header_size(shared.config.max_header_size);
-        client.title_case_headers(true);
-        if shared.config.max_headers != LIBRARY_MAX_HEADERS {
-            server.max_headers(shared.config.max_headers);
-            client.max_headers(shared.config.max_headers);
-        }
+        let Config { max_header_size, max_headers, .. } = shared.config;
+        // The library gives up on a head that fills its buffer, whatever its limit for heads is.
+        let buffer = max_header_size + BUFFER_RESERVE;
+        server.title_case_headers(true).header_read_timeout(None);
+        server.max_header_size(max_header_size).max_headers(max_headers).max_buf_size(buffer);
+        client.title_case_headers(true).max_headers(max_headers).max_buf_size(buffer);
         let dialer = Dialer::new(shared.config.longest_dial(), shared.backend_tls.clone(), shared.names.clone());
         let upstream = Upstream::new(dialer, client, Rc::clone(&pool), traffic);
         let activity = shared.activities.join();
@@ -210,8 +210,8 @@ async fn reap(pool: Rc<Pool>, mut retirements: watch::Receiver<()>) {
     }
 }
 
-/// Header lines that the HTTP library parses without allocating; setting a limit of one's own costs an allocation.
-pub const LIBRARY_MAX_HEADERS: usize = 100;
+/// Bytes of a connection's buffer beyond the longest head.
+const BUFFER_RESERVE: usize = 16 * 1024;
 
 /// How often idle connections to backends are looked over, retirements aside.
 const REAP_EVERY: Duration = Duration::from_secs(1);

@@ -46,7 +46,9 @@ pub async fn answer(
     // On HTTP/1, bytes may follow a request's head that were not looked over.
     let unread = !is_http2 && opening.is_some();
 
-    if is_http2 && head.headers.len() > worker.shared.config.max_headers {
+    // On HTTP/1 the library has looked at this. The head counts until there is an answer.
+    let held = turn.streams.as_ref().map(|streams| streams.hold(&head.headers));
+    if is_http2 && (head.headers.len() > worker.shared.config.max_headers || matches!(held, Some(None))) {
         return refuse(&worker, exchange, &ProxyError::TooManyHeaders, false);
     }
     let checked = check_coding(&head.headers).and_then(|()| requested_host(&head, opening.is_some()));
@@ -71,8 +73,7 @@ pub async fn answer(
     let debug = headers::prepare_request(
         &mut head.headers,
         &Forwarding {
-            client: client.address,
-            scheme: client.scheme,
+            origin: &client.provenance,
             request_id_header: worker.shared.config.request_id_header.as_ref(),
             upgrade: opening.is_some(),
             certificate: client.certificate.as_ref(),
@@ -97,7 +98,9 @@ pub async fn answer(
     let (choice, outcome) =
         attempt(&worker, &frontend, wanted.as_ref(), &host, request, opening.as_ref(), &mut exchange).await;
     let cookie = match (sticky, &choice, &outcome) {
-        (Some(sticky), Some(choice), Ok(_)) => sticky.cookie(&frontend, choice, wanted.as_ref(), client.scheme),
+        (Some(sticky), Some(choice), Ok(_)) => {
+            sticky.cookie(&frontend, choice, wanted.as_ref(), client.provenance.scheme())
+        }
         _ => None,
     };
     let mut response = match outcome {
@@ -192,10 +195,10 @@ fn respond(
             }
             let to_backend = upgrade::on(&mut response);
             opening.accept(&mut response);
+            exchange.became_tunnel();
             let stream = turn.streams.as_ref().map(Streams::open_tunnel);
             let joined = tunnel::join(client, opening.from_client, to_backend, lease, exchange, stream);
             let open = super::connection::Counted::one(&worker.shared.metrics.tunnels_open);
-            exchange.became_tunnel();
             worker.tasks.spawn_local(async move {
                 joined.await;
                 drop(open);

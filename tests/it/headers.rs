@@ -104,6 +104,55 @@ fn the_client_and_its_scheme_are_passed_on() {
 }
 
 #[test]
+fn what_hipache_tells_of_a_client_is_told_where_nobody_has() {
+    let (stack, _backend) = echo(&[]);
+    let port = stack.planb.address().port().to_string();
+    let told = [
+        ("X-Forwarded-Proto", "http"),
+        ("X-Forwarded-Protocol", "http"),
+        ("X-Forwarded-Port", &port),
+        ("X-Real-IP", "127.0.0.1"),
+    ];
+    for (name, value) in told {
+        // The library writes each word of a name with a capital.
+        let written = if name == "X-Real-IP" { "X-Real-Ip" } else { name };
+        for empty in ["A: b".to_owned(), format!("{name}:"), format!("{name}:  ")] {
+            assert_eq!(values(&stack.head_of(&with(&empty)), written), [value], "after {empty:?}");
+        }
+        assert_eq!(values(&stack.head_of(&with(&format!("{name}: said"))), written), ["said"]);
+    }
+}
+
+#[test]
+fn a_thousand_lines_and_a_megabyte_pass_both_ways() {
+    let (stack, backend) = (
+        Stack::start(&[]),
+        Backend::start(|exchange| {
+            let received = exchange.head.lines().filter(|line| line.starts_with("X-")).map(str::len).sum::<usize>();
+            let (many, long) = ("X-Many: y\r\n".repeat(900), format!("X-Long: {}\r\n", "z".repeat(1_000_000)));
+            let lines = if exchange.head.contains(" /many ") { many } else { long };
+            exchange.answer("200 OK", &lines, received.to_string().as_bytes());
+            true
+        }),
+    );
+    stack.route(HOST, &[&backend]);
+    for (path, line, count) in
+        [("/many", "X-A: b\r\n".to_owned(), 900), ("/long", format!("X-A: {}\r\n", "c".repeat(1_040_000)), 1)]
+    {
+        let mut client = stack.planb.connect();
+        client.send(format!("GET {path} HTTP/1.1\r\nHost: {HOST}\r\n{}\r\n", line.repeat(count)));
+        let response = client.response();
+        assert_eq!(response.status, 200, "{path}");
+        assert!(response.text().parse::<usize>().unwrap() >= (line.len() - 2) * count, "{path}");
+        let answered = response.headers.iter().filter(|(name, _)| name.starts_with("X-"));
+        assert_eq!(
+            answered.map(|(_, value)| value.len()).sum::<usize>(),
+            if path == "/many" { 900 } else { 1_000_000 }
+        );
+    }
+}
+
+#[test]
 fn every_request_gets_an_id_or_keeps_its_own() {
     let (stack, _backend) = echo(&["--request-id-header=X-Request-ID"]);
     let id = |lines: &str| match values(&stack.head_of(&with(lines)), "X-Request-Id")[..] {

@@ -39,6 +39,26 @@ fn heads_beyond_the_limits_are_refused_and_the_connection_goes_on() {
 }
 
 #[test]
+fn large_heads_of_many_streams_have_a_limit_together() {
+    let (backend, gate) = Backend::holding();
+    let site = Site::start(&["--max-header-size=16384", "--workers=1"], &[&backend.url()]);
+    let mut client = site.connect();
+    let wide = || to("/held").header("x-wide", "x".repeat(9_000)).body(()).unwrap();
+    let mut held: Vec<_> = (0..3).map(|_| client.begin(wide())).collect();
+    let count = || backend.requests().iter().filter(|head| head.contains("/held")).count();
+    wait_until("three are held", || count() == 3);
+    assert_eq!(client.ask(wide()).status, 431);
+    let mut other = site.connect();
+    held.push(other.begin(wide()));
+    wait_until("another connection has its own", || count() == 4);
+    gate.open();
+    for stream in &mut held {
+        assert_eq!(stream.response().status, 200);
+    }
+    assert_eq!(client.ask(wide()).status, 200, "what is answered is forgotten");
+}
+
+#[test]
 fn rapid_resets_disturb_nobody() {
     let backend = slow();
     let site = Site::start(&["--workers=1"], &[&backend.url()]);
