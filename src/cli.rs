@@ -70,6 +70,7 @@ pub enum Command {
 }
 
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 struct Flags {
     /// Address for HTTP, or for TLS that the SNI engine passes through; an empty host (":80") means all addresses,
     /// "disabled" means none
@@ -166,6 +167,16 @@ struct Flags {
     /// Seconds that a backend which cannot be reached stays out of rotation; 0 means 30, and "none" leaves it in
     #[arg(long, env = "PLANB_DEAD_BACKEND_TIME", default_value = "30", value_parser = dead_backend_time, value_name = "SECONDS")]
     dead_backend_time: Duration,
+
+    /// Also take a backend out of rotation that answers 501 to 599, as Hipache does, and ask the next one instead if the request
+    /// is a GET, HEAD, OPTIONS or TRACE without a body. A 503 with Retry-After is no such answer, nor is a 501 to a method
+    /// other than GET and HEAD. Whoever can make backends answer so can then make a host's backends leave
+    #[arg(long, env = "PLANB_DEAD_BACKEND_ON_5XX", num_args = 0..=1, default_value = "false", value_parser = boolean, action = clap::ArgAction::Set, value_name = "BOOL")]
+    dead_backend_on_5xx: bool,
+
+    /// Never take a host's only backend out of rotation, as Hipache does, but try it for each request
+    #[arg(long, env = "PLANB_SPARE_ONLY_BACKEND", num_args = 0..=1, default_value = "false", value_parser = boolean, action = clap::ArgAction::Set, value_name = "BOOL")]
+    spare_only_backend: bool,
 
     /// How a request's backend is chosen. round-robin: they take turns. least-requests: of two drawn by lot, the one with
     /// fewer requests in flight. sticky: a client stays with the backend that a cookie of ours names, and new clients
@@ -379,6 +390,8 @@ impl Cli {
                 },
                 handshake_timeout: unless_zero(flags.client_read_header_timeout).unwrap_or(HANDSHAKE_TIMEOUT),
                 dead_backend_time: flags.dead_backend_time,
+                dead_backend_on_5xx: flags.dead_backend_on_5xx,
+                spare_only_backend: flags.spare_only_backend,
                 request_id_header,
                 request_id_header_text,
                 max_connections: flags.max_connections,
@@ -593,6 +606,12 @@ mod tests {
                 && config(&["--active-healthcheck=true"]).health.is_some()
         );
         assert!(config(&["--active-healthcheck=false"]).health.is_none());
+        let marking = |arguments| {
+            let config = config(arguments).proxy;
+            (config.dead_backend_on_5xx, config.spare_only_backend)
+        };
+        assert_eq!(marking(&["--dead-backend-on-5xx", "--spare-only-backend=true"]), (true, true));
+        assert_eq!(marking(&["--dead-backend-on-5xx=false"]), (false, false));
     }
 
     #[test]

@@ -15,8 +15,8 @@ pub struct Attempts<'a> {
     spare: Option<Choice>,
     retries_left: usize,
     last: Option<(Choice, ProxyError)>,
-    /// Whether the last backend has left rotation for its failure.
-    has_marked: bool,
+    /// Whether the last backend has left rotation without having seen the request.
+    is_unseen: bool,
 }
 
 impl<'a> Attempts<'a> {
@@ -30,7 +30,7 @@ impl<'a> Attempts<'a> {
             spare: None,
             retries_left: MOST_RETRIES,
             last: None,
-            has_marked: false,
+            is_unseen: false,
         }
     }
 
@@ -50,21 +50,26 @@ impl<'a> Attempts<'a> {
         if !is_first && !self.may_retry(now) {
             return None;
         }
+        self.turn_to(&choice, exchange);
+        Some(choice)
+    }
+
+    /// What happens to the request from here on is this choice's doing.
+    pub fn turn_to(&self, choice: &Choice, exchange: &mut Exchange) {
         exchange.attempting(choice.backend.url());
         if self.goes_by_load() {
             exchange.occupy(InFlight::at(&choice.backend));
         }
-        Some(choice)
     }
 
-    /// Whether the request may be sent once more; counted if it may. A backend that has left rotation has not seen it, and is
-    /// asked no more, so that going on adds to nobody's load: a budget would only turn away those who waited there together.
+    /// Whether the request may be sent once more; counted if it may. One that a backend has not seen which is asked no more
+    /// adds to nobody's load by going on: a budget would only turn away those who waited there together.
     fn may_retry(&mut self, now: Moment) -> bool {
         let metrics = &self.worker.shared.metrics;
         if self.retries_left == 0 {
             return false;
         }
-        if !self.has_marked && !self.frontend.retry_budget().allows_retry(now) {
+        if !self.is_unseen && !self.frontend.retry_budget().allows_retry(now) {
             metrics.retries_refused.inc();
             return false;
         }
@@ -75,8 +80,9 @@ impl<'a> Attempts<'a> {
 
     /// The last choice failed.
     pub fn failed(&mut self, choice: Choice, error: ProxyError, exchange: &Exchange) {
-        self.has_marked = self.mark_dead(&choice, &error);
-        if self.has_marked {
+        let has_marked = self.mark_dead(&choice, &error);
+        self.is_unseen = has_marked && !matches!(error, ProxyError::Answered(_));
+        if has_marked {
             exchange.log_error(&format_args!("{error} *DEAD*"));
         } else if !matches!(error, ProxyError::ClientGone) {
             exchange.log_error(&error);
@@ -114,6 +120,11 @@ impl<'a> Attempts<'a> {
         other.or_else(|| self.spare.take())
     }
 
+    /// Whether the frontend's backend stays in rotation because there is no other.
+    fn is_spared(&self) -> bool {
+        self.worker.shared.config.spare_only_backend && self.frontend.has_one_backend()
+    }
+
     fn goes_by_load(&self) -> bool {
         self.worker.shared.config.load_balancing == LoadBalancing::LeastRequests
     }
@@ -122,7 +133,7 @@ impl<'a> Attempts<'a> {
     /// Returns whether it says so.
     fn mark_dead(&self, choice: &Choice, error: &ProxyError) -> bool {
         let shared = &self.worker.shared;
-        if !error.verdict().marks_dead || shared.config.dead_backend_time.is_zero() {
+        if !error.verdict().marks_dead || shared.config.dead_backend_time.is_zero() || self.is_spared() {
             return false;
         }
         let now = shared.clock.now();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::StatusCode;
+use http::{Method, Response, StatusCode, header::RETRY_AFTER};
 
 use crate::{dial::DialError, tls::HelloError};
 
@@ -45,6 +45,10 @@ pub enum ProxyError {
     /// The client closed the connection before it had said what it wants.
     #[error("the client is gone")]
     ClientGone,
+    /// The backend's answer says that it is not well, where such answers are held against it. The client gets a backend's
+    /// answer all the same.
+    #[error("the backend answered {0}")]
+    Answered(StatusCode),
     /// The backend switched protocols without being asked to.
     #[error("the backend sent an unexpected 101 response")]
     UnexpectedUpgrade,
@@ -57,12 +61,26 @@ pub struct Verdict {
     pub status: StatusCode,
     /// The response's body.
     pub body: &'static str,
-    /// Whether the backend is taken out of rotation: only when it could not be reached, never for what a client could
-    /// provoke on a healthy backend.
+    /// Whether the backend is taken out of rotation: only when it could not be reached, or answered what the operator wants
+    /// held against it; never for anything else that a client could provoke on a healthy backend.
     pub marks_dead: bool,
 }
 
 impl ProxyError {
+    /// What an answer says against the backend itself, by Hipache's rule: a status of 501 or more. A 500 is one request's
+    /// trouble, and a 503 that says when to come back is maintenance. Every server knows GET and HEAD (RFC 9110 section
+    /// 9.1), so that only there a 501 is about more than the method, which any client can make up.
+    pub fn from_answer<B>(method: &Method, response: &Response<B>) -> Option<Self> {
+        let status = response.status();
+        let is_unwell = match status.as_u16() {
+            501 => matches!(*method, Method::GET | Method::HEAD),
+            503 => !response.headers().contains_key(RETRY_AFTER),
+            502 | 504..=599 => true,
+            _ => false,
+        };
+        is_unwell.then_some(Self::Answered(status))
+    }
+
     /// Sorts a failure after the connection was made. A request's body that ends before its end is the client's doing.
     pub fn from_exchange(error: hyper::Error) -> Self {
         if error.is_user() { Self::ClientGone } else { Self::Broken(error) }
@@ -78,6 +96,7 @@ impl ProxyError {
             Self::TooManyHeaders => Verdict { status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, ..unavailable },
             Self::AllDead => Verdict { body: "all backends are dead", ..unavailable },
             Self::Dial(error) => Verdict { marks_dead: error.is_the_backends(), ..unavailable },
+            Self::Answered(status) => Verdict { status: *status, marks_dead: true, ..unavailable },
             Self::Broken(_)
             | Self::RequestTimeout(_)
             | Self::UnexpectedUpgrade
@@ -102,5 +121,22 @@ mod tests {
     fn a_slow_backend_is_not_dead() {
         assert!(!ProxyError::RequestTimeout(Duration::from_secs(30)).verdict().marks_dead);
         assert!(ProxyError::Dial(DialError::Timeout(Duration::from_secs(10))).verdict().marks_dead);
+    }
+
+    #[test]
+    fn an_answer_of_501_or_more_says_that_the_backend_is_not_well() {
+        let is_unwell = |method, status: u16, headers: &[&str]| {
+            let mut response = Response::builder().status(status);
+            for &name in headers {
+                response = response.header(name, "120");
+            }
+            ProxyError::from_answer(&method, &response.body(()).unwrap()).is_some()
+        };
+        let held_against: Vec<u16> = (100..=999).filter(|&status| is_unwell(Method::GET, status, &[])).collect();
+        assert_eq!(held_against, (501..=599).collect::<Vec<_>>());
+        assert!(!is_unwell(Method::GET, 503, &["retry-after"]) && is_unwell(Method::GET, 502, &["retry-after"]));
+        assert!(is_unwell(Method::POST, 503, &["date"]) && is_unwell(Method::HEAD, 501, &[]));
+        let made_up = Method::from_bytes(b"MADE-UP").unwrap();
+        assert!(!is_unwell(made_up, 501, &[]) && !is_unwell(Method::PUT, 501, &[]));
     }
 }

@@ -134,6 +134,11 @@ impl Exchange {
         self.backend_time = took;
     }
 
+    /// The method that the client used.
+    pub fn method(&self) -> &Method {
+        &self.method
+    }
+
     /// The response has this status.
     pub fn answered(&mut self, status: StatusCode) {
         if self.status.is_none() {

@@ -64,6 +64,10 @@ pub struct Config {
     pub handshake_timeout: Duration,
     /// How long a backend that cannot be reached stays out of rotation; zero means not at all.
     pub dead_backend_time: Duration,
+    /// Whether answers of 501 and above are held against their backend.
+    pub dead_backend_on_5xx: bool,
+    /// Whether a frontend's only backend stays in rotation, whatever its failures.
+    pub spare_only_backend: bool,
     /// The header that carries request ids.
     pub request_id_header: Option<HeaderName>,
     /// The same as the operator spelt it, for the logs.

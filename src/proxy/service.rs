@@ -1,6 +1,10 @@
 //! One request, top to bottom.
 
-use std::{rc::Rc, sync::Arc, time::Instant};
+use std::{
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, request::Parts};
 use hyper::{body::Incoming, upgrade};
@@ -16,7 +20,7 @@ use super::{
     headers::{self, Forwarding, Replaced, X_DEBUG_BACKEND_ID, X_DEBUG_BACKEND_URL, X_DEBUG_FRONTEND_KEY},
     http2::Streams,
     tunnel,
-    upstream::{Failure, Lease},
+    upstream::{self, Failure, Lease},
     websocket::Opening,
 };
 use crate::routing::{Choice, Frontend, Host};
@@ -116,7 +120,16 @@ pub async fn answer(
     response
 }
 
-/// Tries backends until one answers, or there is none left that may be tried.
+/// A backend's answer.
+struct Answer {
+    choice: Choice,
+    response: Response<Incoming>,
+    lease: Lease,
+    took: Duration,
+}
+
+/// Tries backends until one answers, or there is none left that may be tried. An answer that is held against its backend is
+/// kept for when no other backend has a better one; where one has, it goes, and its connection with it.
 async fn attempt(
     worker: &Worker,
     frontend: &Arc<Frontend>,
@@ -128,10 +141,12 @@ async fn attempt(
 ) -> (Option<Choice>, Result<(Response<Incoming>, Lease), ProxyError>) {
     let mut attempts = Attempts::at(worker, frontend).wanting(wanted);
     let mut replaced = Replaced::default();
+    let (judges_answers, mut kept) = (worker.shared.config.dead_backend_on_5xx, None);
     while let Some(choice) = attempts.next(exchange) {
         let backend = &choice.backend;
         replaced.put_back(request.headers_mut());
         replaced = headers::address_request(request.headers_mut(), host, backend.origin().host.header());
+        let copy = (judges_answers && opening.is_none()).then(|| upstream::copy_safe(&request)).flatten().map(Box::new);
         let began = Instant::now();
         let sending = async {
             if opening.is_some() {
@@ -147,10 +162,16 @@ async fn attempt(
                 Err(_) => Err(Failure { error: ProxyError::RequestTimeout(limit), unsent: None }),
             },
         };
-        exchange.attempted(began.elapsed());
+        let took = began.elapsed();
+        exchange.attempted(took);
         let Failure { error, unsent } = match sent {
             Ok((response, lease)) => match check_upgrade(&response, opening) {
-                Ok(()) => return (Some(choice), Ok((response, lease))),
+                Ok(()) => {
+                    let problem = ProxyError::from_answer(exchange.method(), &response).filter(|_| judges_answers);
+                    let Some(error) = problem else { return (Some(choice), Ok((response, lease))) };
+                    kept = Some(Box::new(Answer { choice: choice.clone(), response, lease, took }));
+                    Failure { error, unsent: copy.map(|copy| *copy) }
+                }
                 Err(error) => Failure { error, unsent: None },
             },
             Err(failure) => failure,
@@ -160,6 +181,11 @@ async fn attempt(
             Some(unsent) => request = unsent,
             None => break,
         }
+    }
+    if let Some(answer) = kept {
+        attempts.turn_to(&answer.choice, exchange);
+        exchange.attempted(answer.took);
+        return (Some(answer.choice), Ok((answer.response, answer.lease)));
     }
     let (choice, error) = attempts.end(exchange);
     (choice, Err(error))

@@ -105,10 +105,10 @@ impl Backend {
         before <= now.as_millis() && until > now
     }
 
-    /// A request of this instance's could not reach the backend: marks it dead as [`Backend::mark_dead`] does, with the same
-    /// return value.
+    /// A request of this instance's could not reach the backend, or was answered so that it is held against it: marks it dead
+    /// as [`Backend::mark_dead`] does, with the same return value.
     ///
-    /// Somebody else may be able to reach it, and revive it at once, again and again. So when a mark that was lifted early
+    /// Somebody else may find it well, and revive it at once, again and again. So when a mark that was lifted early
     /// turns out to have been right, this instance alone leaves the backend out for a while, whatever others say of it: for a
     /// moment, and at each further relapse for twice as long, up to half of the mark's own time.
     pub fn fail(&self, now: Moment, until: Moment) -> bool {

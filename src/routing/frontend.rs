@@ -105,6 +105,12 @@ impl Frontend {
         self.listed
     }
 
+    /// Whether there is no backend but one, however often that is listed.
+    pub fn has_one_backend(&self) -> bool {
+        let mut others = self.slots.iter().skip(1);
+        others.all(|slot| Arc::ptr_eq(&slot.backend, &self.slots[0].backend))
+    }
+
     /// The backend that an index of a `dead:` set means at present.
     pub fn at_index(&self, index: usize) -> Option<&Arc<Backend>> {
         let position = self.slots.binary_search_by_key(&index, |slot| slot.index).ok()?;
@@ -220,6 +226,15 @@ mod tests {
             }
         }
         assert_eq!((tally["http://failing"], tally["http://b"], tally["http://c"]), (100, 150, 150));
+    }
+
+    #[test]
+    fn one_backend_is_one_however_often_it_is_listed() {
+        assert!(frontend(&["http://a"]).has_one_backend());
+        assert!(!frontend(&["http://a", "http://b"]).has_one_backend());
+        let backend = Arc::new(Backend::parse("http://a").unwrap());
+        let slots = [1, 3].map(|index| Slot { index, backend: Arc::clone(&backend) });
+        assert!(Frontend::new("host", "id", slots.into(), 4).unwrap().has_one_backend());
     }
 
     proptest! {

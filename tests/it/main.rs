@@ -18,6 +18,7 @@ mod fleet;
 mod handshakes;
 mod headers;
 mod healthcheck;
+mod hipache;
 mod http2;
 mod http2_bodies;
 mod http2_junk;

@@ -130,6 +130,17 @@ impl Upstream {
     }
 }
 
+/// The same request for another backend, if nobody is harmed when that does again what one has done and answered: it is safe
+/// (RFC 9110 section 9.2.1), and has no body.
+pub fn copy_safe(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
+    let can_repeat = request.method().is_safe() && request.body().is_end_stream();
+    can_repeat.then(|| {
+        let mut head = head_of(request);
+        head.extensions = request.extensions().clone();
+        Request::from_parts(head, RequestBody::default())
+    })
+}
+
 /// What is left of a request that failed.
 enum Unsent {
     /// All of it, since no byte of it can have reached the backend.
