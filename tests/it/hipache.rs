@@ -201,7 +201,8 @@ fn where_no_other_is_better_the_client_gets_the_answer_that_is_there() {
         let response = client.response();
         assert_eq!((response.status, response.body.len(), response.header("x-own")), (502, 1_000_000, Some("yes")));
         assert_eq!(response.header("x-debug-backend-url"), Some(&*bad.url()), "{host}");
-        assert_eq!(stack.planb.log().iter().filter(|line| line.contains(&format!("ERROR in {host} "))).count(), 2);
+        let errors = || stack.planb.log().iter().filter(|line| line.contains(&format!("ERROR in {host} "))).count();
+        wait_until("both failures are logged", || errors() == 2);
         stack.planb.wait_for_stdout(&format!("\"GET /held HTTP/1.1\" 502 1000000 \"\" \"\" \":\" \"{host}\""));
     }
 }
