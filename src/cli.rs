@@ -43,7 +43,7 @@ use values::{
                         booleans (true, 1, t, and their opposites). One dash or two begin a flag; given twice, the last counts; \
                         an empty value is the default. Every flag can also be set in the environment, as \
                         PLANB_ and its name in capitals: PLANB_READ_REDIS_HOST; an empty variable is an unset one. The environment variable RUST_LOG sets what \
-                        is logged to standard error (default: info).\n\nSignals: INT and TERM drain (requests and WebSockets \
+                        is logged to standard error (default: error,planb=info, which is errors alone of the libraries).\n\nSignals: INT and TERM drain (requests and WebSockets \
                         in flight have 60 seconds to finish; a second signal exits at once), HUP reopens the access log and reads certificate files and error pages again."
 )]
 pub struct Cli {
@@ -207,7 +207,7 @@ struct Flags {
 
     /// Header that carries request ids; one is added where it is missing [default: none]
     #[arg(long, env = "PLANB_REQUEST_ID_HEADER", value_parser = header_name, value_name = "NAME")]
-    request_id_header: Option<(HeaderName, String)>,
+    request_id_header: Option<HeaderName>,
 
     /// Accepted for compatibility; changes nothing: routes are always in memory, and never stale
     #[arg(long, env = "PLANB_BACKEND_CACHE", num_args = 0..=1, default_value = "false", value_parser = boolean, action = clap::ArgAction::Set, value_name = "BOOL")]
@@ -339,7 +339,6 @@ impl Cli {
         let flags = self.flags;
         let read = flags.read_redis.into_place(flags.read_redis_sentinel_role.into())?;
         let write = flags.write_redis.into_place(Purpose::Write)?;
-        let (request_id_header, request_id_header_text) = flags.request_id_header.unzip();
         let unless_zero = |time: Duration| Some(time).filter(|time| !time.is_zero());
         let handshake = tls::Config {
             preset: flags.tls_preset,
@@ -392,8 +391,7 @@ impl Cli {
                 dead_backend_time: flags.dead_backend_time,
                 dead_backend_on_5xx: flags.dead_backend_on_5xx,
                 spare_only_backend: flags.spare_only_backend,
-                request_id_header,
-                request_id_header_text,
+                request_id_header: flags.request_id_header.map(Into::into),
                 max_connections: flags.max_connections,
                 max_header_size: flags.max_header_size,
                 max_headers: flags.max_headers,

@@ -197,7 +197,8 @@ impl Course {
                 marks: metric("planb_router_backend_markdead_total")?,
                 dials: metric("planb_reverseproxy_pool_dials_total")?,
                 reuses: metric("planb_reverseproxy_pool_reuses_total")?,
-                lines_lost: metric("planb_log_error_lines_dropped_total")?,
+                lines_lost: metric("planb_log_error_lines_dropped_total")?
+                    + metric("planb_log_error_lines_suppressed_total")?,
             });
             errors.extend(errors_in(&proxy.log()));
         }

@@ -80,6 +80,7 @@ pub fn run(config: Config, telemetry: &Telemetry, started: impl FnOnce(Started))
         .build()?;
     let result = runtime.block_on(supervise(config, telemetry, started));
     runtime.shutdown_background();
+    telemetry.errors.tell_the_rest();
     result
 }
 
@@ -104,6 +105,7 @@ async fn supervise(mut config: Config, telemetry: &Telemetry, started: impl FnOn
     let state = State::new(metrics);
     let dump = Dump { output: outputs.standard.clone(), began, state: state.clone(), tasks: essential.names().clone() };
     essential.spawn("signals", heed_signals(drain.clone(), again.clone(), dump)?);
+    essential.spawn_endless("floods of errors", telemetry.errors.clone().tell_of_floods());
 
     let admin = bind_admin(config.metrics, &state).await?;
     let reachable = Started { listen: doors.plain(), tls: doors.tls(), metrics: admin.as_ref().map(Admin::address) };

@@ -155,9 +155,8 @@ pub(super) fn positive_duration(text: &str) -> Result<Duration, String> {
     duration(text).and_then(|time| if time.is_zero() { Err("it is not more than zero".to_owned()) } else { Ok(time) })
 }
 
-pub(super) fn header_name(text: &str) -> Result<(HeaderName, String), String> {
-    let name = text.parse().map_err(|_| "it is not a header name".to_owned())?;
-    Ok((name, text.to_owned()))
+pub(super) fn header_name(text: &str) -> Result<HeaderName, String> {
+    text.parse().map_err(|_| "it is not a header name".to_owned())
 }
 
 pub(super) fn at_least_8192(text: &str) -> Result<usize, String> {

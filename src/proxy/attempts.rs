@@ -83,9 +83,9 @@ impl<'a> Attempts<'a> {
         let has_marked = self.mark_dead(&choice, &error);
         self.is_unseen = has_marked && !matches!(error, ProxyError::Answered(_));
         if has_marked {
-            exchange.log_error(&format_args!("{error} *DEAD*"));
+            exchange.log_error(error.subject(), &format_args!("{error} *DEAD*"));
         } else if !matches!(error, ProxyError::ClientGone) {
-            exchange.log_error(&error);
+            exchange.log_error(error.subject(), &error);
         }
         // A process that ends closes its listening socket last, so that it may take the next connection too, and lose it.
         if matches!(error, ProxyError::Broken(_)) && !self.tried.contains(&choice.backend) {
@@ -103,7 +103,7 @@ impl<'a> Attempts<'a> {
         if let Some((choice, error)) = self.last {
             return (Some(choice), error);
         }
-        exchange.log_error(&ProxyError::AllDead);
+        exchange.log_error(ProxyError::AllDead.subject(), &ProxyError::AllDead);
         (None, ProxyError::AllDead)
     }
 

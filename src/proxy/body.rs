@@ -16,6 +16,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 
 use super::{deadlines::Deadlines, exchange::Exchange, headers, upstream::Lease};
+use crate::telemetry::Subject;
 
 /// A request's body on its way to a backend. By default there is none.
 #[derive(Default)]
@@ -213,7 +214,7 @@ impl Body for ResponseBody {
         if let Some(exchange) = &mut this.exchange {
             match &frame {
                 Some(Ok(frame)) => exchange.sent(frame.data_ref().map_or(0, |data| data.len() as u64)),
-                Some(Err(error)) => exchange.log_error(error),
+                Some(Err(error)) => exchange.log_error(Subject::Backend, error),
                 None => {}
             }
         }

@@ -68,14 +68,15 @@ pub struct Ending<'a, D, A> {
     pub deadlines: Option<Arc<Deadlines>>,
 }
 
-/// Runs an HTTP connection to its end.
+/// Runs an HTTP connection to its end. Returns the error that ended it, if one did.
 pub async fn see_through<C, D, A>(
     worker: &Worker,
     address: IpAddr,
     mut connection: Pin<&mut C>,
     shut_down: impl Fn(Pin<&mut C>),
     mut ending: Ending<'_, D, A>,
-) where
+) -> Option<hyper::Error>
+where
     C: Future<Output = hyper::Result<()>>,
     D: Future<Output = ()>,
     A: Future<Output = ()>,
@@ -102,16 +103,15 @@ pub async fn see_through<C, D, A>(
         }
     });
     match ended.await {
-        Some(Ok(())) => {}
+        Some(Ok(())) => None,
         Some(Err(error)) => {
-            if error.is_parse() {
-                worker.shared.metrics.malformed_requests.inc();
-            }
             debug!(%address, %error, "a client connection ended with an error");
+            Some(error)
         }
         None => {
             worker.shared.metrics.client_timeouts.inc();
             debug!(%address, "a client connection was too slow");
+            None
         }
     }
 }

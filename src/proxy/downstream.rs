@@ -4,7 +4,7 @@ use std::{
     io,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
@@ -20,6 +20,7 @@ use tokio::{
 use super::{
     deadlines::Deadlines,
     framing::{ChunkScanner, HeadScanner, POISON},
+    malformed::Opening,
 };
 use crate::transport::Transport;
 
@@ -64,6 +65,7 @@ pub enum Follows {
 pub struct Verdict {
     follows: AtomicU64,
     has_read: AtomicBool,
+    opening: Mutex<Opening>,
 }
 
 const UNDECIDED: u64 = u64::MAX;
@@ -72,7 +74,7 @@ const OPAQUE: u64 = u64::MAX - 2;
 
 impl Default for Verdict {
     fn default() -> Self {
-        Self { follows: AtomicU64::new(UNDECIDED), has_read: AtomicBool::new(false) }
+        Self { follows: AtomicU64::new(UNDECIDED), has_read: AtomicBool::new(false), opening: Mutex::default() }
     }
 }
 
@@ -90,6 +92,19 @@ impl Verdict {
     /// Whether the client has sent anything yet.
     pub fn has_read(&self) -> bool {
         self.has_read.load(Ordering::Relaxed)
+    }
+
+    /// How the last head began.
+    pub fn with_opening(&self, see: impl FnOnce(&Opening)) {
+        see(&self.opening.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn note_opening(&self, bytes: &[u8], is_first: bool) {
+        let mut opening = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_first {
+            opening.clear();
+        }
+        opening.extend(bytes);
     }
 
     fn take(&self) -> Option<Follows> {
@@ -151,6 +166,8 @@ impl Downstream {
         let end = match &mut self.state {
             State::Head(scanner) => {
                 let had_begun = scanner.has_begun();
+                // Before what is illegal in it is overwritten.
+                self.verdict.note_opening(bytes, !had_begun);
                 let end = scanner.scan(bytes);
                 if let Some(deadlines) = &self.deadlines
                     && !had_begun

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::{Method, Response, StatusCode, header::RETRY_AFTER};
 
-use crate::{dial::DialError, tls::HelloError};
+use crate::{dial::DialError, telemetry::Subject, tls::HelloError};
 
 /// Why a request was not answered by a backend.
 #[derive(Debug, thiserror::Error)]
@@ -84,6 +84,26 @@ impl ProxyError {
     /// Sorts a failure after the connection was made. A request's body that ends before its end is the client's doing.
     pub fn from_exchange(error: hyper::Error) -> Self {
         if error.is_user() { Self::ClientGone } else { Self::Broken(error) }
+    }
+
+    /// What a line of the error log about this is about.
+    pub fn subject(&self) -> Subject {
+        match self {
+            Self::Malformed(_)
+            | Self::NoRoute
+            | Self::TooManyHeaders
+            | Self::Hello(_)
+            | Self::HelloTimeout(_)
+            | Self::ClientGone => Subject::Client,
+            Self::AllDead => Subject::Frontend,
+            Self::Dial(_)
+            | Self::Broken(_)
+            | Self::RequestTimeout(_)
+            | Self::NoWebSocket(_)
+            | Self::NoAnswer
+            | Self::Answered(_)
+            | Self::UnexpectedUpgrade => Subject::Backend,
+        }
     }
 
     /// The table of contract section 4.

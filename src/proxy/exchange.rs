@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, header};
 use super::{Shared, Worker, deadlines::Deadlines, error::client_gone, headers};
 use crate::{
     routing::{Frontend, InFlight},
-    telemetry::{self, Entry, InPhase, Phase},
+    telemetry::{self, Entry, InPhase, Phase, Subject},
 };
 
 /// Everything that must be remembered of a request for the logs and metrics. It is written when dropped, so that every way
@@ -110,7 +110,8 @@ impl Exchange {
 
     /// Takes note of the request's id, once it surely has one.
     pub fn identify(&mut self, headers: &HeaderMap) {
-        self.request_id = self.shared.config.request_id_header.as_ref().and_then(|name| headers.get(name).cloned());
+        let header = self.shared.config.request_id_header.as_ref();
+        self.request_id = header.and_then(|header| headers.get(header.name()).cloned());
     }
 
     /// The request is for this frontend.
@@ -191,10 +192,9 @@ impl Exchange {
         }
     }
 
-    /// Writes a line of the error log.
-    pub fn log_error(&self, error: &dyn Display) {
-        let lines = &self.shared.errors;
-        if !lines.is_on() {
+    /// Writes a line of the error log, unless there are too many about its subject.
+    pub fn log_error(&self, subject: Subject, error: &dyn Display) {
+        if !self.shared.errors.spend(subject) {
             return;
         }
         let mut line = b"ERROR in ".to_vec();
@@ -209,11 +209,11 @@ impl Exchange {
         telemetry::put_escaped(&mut line, bytes_of(self.request_id.as_ref()));
         line.extend_from_slice(b" - ");
         telemetry::put_escaped(&mut line, error.to_string().as_bytes());
-        lines.write(line);
+        self.shared.errors.write(line);
     }
 
     fn request_id_header(&self) -> &str {
-        self.shared.config.request_id_header_text.as_deref().unwrap_or_default()
+        self.shared.config.request_id_header.as_ref().map_or("", |header| header.canonical())
     }
 }
 
@@ -238,9 +238,9 @@ impl Drop for Exchange {
         metrics.backend_duration.observe(self.backend_time.as_secs_f64());
         self.shared.access_log.write(&Entry {
             client: self.client,
-            method: self.method.as_str(),
-            path: self.path(),
-            protocol: self.protocol,
+            method: self.method.as_str().as_bytes(),
+            path: self.path().as_bytes(),
+            protocol: self.protocol.as_bytes(),
             status,
             body_bytes: self.body_bytes,
             referer: bytes_of(self.referer.as_ref()),

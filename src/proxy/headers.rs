@@ -47,6 +47,39 @@ impl Provenance {
     }
 }
 
+/// The header that carries request ids.
+#[derive(Clone, Debug)]
+pub struct RequestIdHeader {
+    name: HeaderName,
+    canonical: Box<str>,
+}
+
+impl From<HeaderName> for RequestIdHeader {
+    fn from(name: HeaderName) -> Self {
+        let mut begins = true;
+        let capitalise = |letter: char| {
+            let shown = if begins { letter.to_ascii_uppercase() } else { letter };
+            begins = letter == '-';
+            shown
+        };
+        let canonical = name.as_str().chars().map(capitalise).collect();
+        Self { name, canonical }
+    }
+}
+
+impl RequestIdHeader {
+    /// Its name.
+    pub fn name(&self) -> &HeaderName {
+        &self.name
+    }
+
+    /// Its name in the form that logs have it in, whatever the operator wrote: a capital at the beginning and behind each
+    /// hyphen.
+    pub fn canonical(&self) -> &str {
+        &self.canonical
+    }
+}
+
 /// Prepares a client's headers for any backend: removes what concerns only the client's connection, then adds our own, so
 /// that a `Connection` header can never remove what we add. Returns whether debug headers were asked for.
 pub fn prepare_request(headers: &mut HeaderMap, forwarding: &Forwarding<'_>) -> bool {

@@ -16,7 +16,7 @@ use super::{
     connection::{Client, Ending, fresh_grace, see_through},
     deadlines::Deadlines,
     downstream::{Downstream, Follows, Verdict},
-    headers,
+    headers, malformed,
     service::{self, Turn},
 };
 use crate::transport::Transport;
@@ -54,7 +54,17 @@ pub async fn serve(worker: Rc<Worker>, transport: Transport, client: Rc<Client>)
         }
     });
     let ending = Ending { draining, abandoned: pin!(pending()), deadlines: deadlines.clone() };
-    see_through(&worker, client.address, connection.as_mut(), UpgradeableConnection::graceful_shutdown, ending).await;
+    let ended =
+        see_through(&worker, client.address, connection.as_mut(), UpgradeableConnection::graceful_shutdown, ending)
+            .await;
+    if let Some(error) = ended.filter(hyper::Error::is_parse) {
+        let status = if error.is_parse_too_large() {
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+        } else {
+            StatusCode::BAD_REQUEST
+        };
+        verdict.with_opening(|opening| malformed::record(&worker.shared, client.address, opening, status));
+    }
 }
 
 /// What comes after a request's head, as the HTTP library understood it.

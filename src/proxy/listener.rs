@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tracing::warn;
 
 use super::{Worker, connection};
-use crate::tls::Terminator;
+use crate::{telemetry::Subject, tls::Terminator};
 
 /// What clients speak on an address.
 #[derive(Clone)]
@@ -129,7 +129,9 @@ pub(super) async fn accept(worker: Rc<Worker>, door: Door) -> io::Result<()> {
             Err(error) if is_the_clients(&error) => {}
             Err(error) => {
                 worker.shared.metrics.accept_errors.inc();
-                warn!(%error, ?pause, "no connection can be accepted");
+                if worker.shared.errors.spend(Subject::Accepting) {
+                    warn!(%error, ?pause, "no connection can be accepted");
+                }
                 worker.pool.clear();
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
@@ -148,7 +150,9 @@ async fn admit(worker: &Rc<Worker>, protocol: &Protocol, stream: TcpStream, ends
     let permit = if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
         permit
     } else {
-        warn!(limit = worker.shared.config.max_connections, "the connection limit is reached");
+        if worker.shared.errors.spend(Subject::Connections) {
+            warn!(limit = worker.shared.config.max_connections, "the connection limit is reached");
+        }
         let acquired = tokio::select! {
             acquired = Arc::clone(permits).acquire_owned() => acquired,
             () = worker.drain.expired() => return,

@@ -18,6 +18,7 @@ mod http1;
 mod http2;
 mod joint;
 mod listener;
+mod malformed;
 mod pages;
 mod passthrough;
 mod service;
@@ -28,7 +29,6 @@ mod websocket;
 
 use std::{io, rc::Rc, sync::Arc, time::Duration};
 
-use http::HeaderName;
 use hyper::{client, server};
 use tokio::{
     sync::{Semaphore, mpsc, watch},
@@ -41,10 +41,11 @@ use crate::{
     drain::Drain,
     routing::{Clock, DeadMark, Routes},
     secret::Secret,
-    telemetry::{AccessLog, Activities, Activity, Lines, Metrics, StoreHealth},
+    telemetry::{AccessLog, Activities, Activity, ErrorLog, Metrics, StoreHealth},
 };
 
 pub use deadlines::ClientTimeouts;
+pub use headers::RequestIdHeader;
 pub use listener::{Door, Listeners, Protocol};
 pub use pages::ErrorPages;
 pub use sticky::Sticky;
@@ -69,9 +70,7 @@ pub struct Config {
     /// Whether a frontend's only backend stays in rotation, whatever its failures.
     pub spare_only_backend: bool,
     /// The header that carries request ids.
-    pub request_id_header: Option<HeaderName>,
-    /// The same as the operator spelt it, for the logs.
-    pub request_id_header_text: Option<String>,
+    pub request_id_header: Option<RequestIdHeader>,
     /// Client connections served at the same time, tunnels included; others wait in the kernel's queue.
     pub max_connections: usize,
     /// The longest head, in bytes. A request with a longer one is answered 431, a response is none.
@@ -121,7 +120,7 @@ pub struct Shared {
     /// One line a request.
     pub access_log: AccessLog,
     /// One line an error.
-    pub errors: Lines,
+    pub errors: ErrorLog,
     /// The operator's pages for answers of our own, if there are any.
     pub error_pages: Option<Arc<ErrorPages>>,
     /// What the workers' requests are doing.

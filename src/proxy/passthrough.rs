@@ -73,7 +73,7 @@ pub async fn serve(worker: Rc<Worker>, mut stream: TcpStream, address: IpAddr, _
                     Side::Downstream => ProxyError::ClientGone,
                 };
                 exchange.answered(error.verdict().status);
-                exchange.log_error(&error);
+                exchange.log_error(error.subject(), &error);
             }
         }
         Err(error) => {
@@ -108,7 +108,7 @@ async fn connect(
     exchange: &mut Exchange,
 ) -> Result<TcpStream, ProxyError> {
     let routed = hello.and_then(|hello| route(&worker.shared, &hello).ok_or(ProxyError::NoRoute));
-    let frontend = routed.inspect_err(|error| exchange.log_error(error))?;
+    let frontend = routed.inspect_err(|error| exchange.log_error(error.subject(), error))?;
     exchange.routed(&frontend);
     let mut attempts = Attempts::at(worker, &frontend);
     while let Some(choice) = attempts.next(exchange) {

@@ -17,13 +17,18 @@ use super::{
     deadlines::Deadlines,
     error::ProxyError,
     exchange::Exchange,
-    headers::{self, Forwarding, Replaced, X_DEBUG_BACKEND_ID, X_DEBUG_BACKEND_URL, X_DEBUG_FRONTEND_KEY},
+    headers::{
+        self, Forwarding, Replaced, RequestIdHeader, X_DEBUG_BACKEND_ID, X_DEBUG_BACKEND_URL, X_DEBUG_FRONTEND_KEY,
+    },
     http2::Streams,
     tunnel,
     upstream::{self, Failure, Lease},
     websocket::Opening,
 };
-use crate::routing::{Choice, Frontend, Host};
+use crate::{
+    routing::{Choice, Frontend, Host},
+    telemetry::Subject,
+};
 
 /// What a request has to do with the connection that it came on.
 pub struct Turn {
@@ -78,14 +83,14 @@ pub async fn answer(
         &mut head.headers,
         &Forwarding {
             origin: &client.provenance,
-            request_id_header: worker.shared.config.request_id_header.as_ref(),
+            request_id_header: worker.shared.config.request_id_header.as_ref().map(RequestIdHeader::name),
             upgrade: opening.is_some(),
             certificate: client.certificate.as_ref(),
         },
     );
     exchange.identify(&head.headers);
     let Some(frontend) = frontend else {
-        exchange.log_error(&ProxyError::NoRoute);
+        exchange.log_error(Subject::Client, &ProxyError::NoRoute);
         return refuse(&worker, exchange, &ProxyError::NoRoute, unread);
     };
     exchange.routed(&frontend);

@@ -15,11 +15,11 @@ pub struct Entry<'a> {
     /// The address of the client's end of the connection.
     pub client: IpAddr,
     /// The request's method.
-    pub method: &'a str,
+    pub method: &'a [u8],
     /// The path, without its query.
-    pub path: &'a str,
+    pub path: &'a [u8],
     /// `HTTP/1.1`.
-    pub protocol: &'a str,
+    pub protocol: &'a [u8],
     /// The response's status.
     pub status: u16,
     /// Bytes of the response's body that were handed to the client's connection.
@@ -74,10 +74,12 @@ fn format(entry: &Entry<'_>, time: SystemTime) -> Vec<u8> {
     put(&mut line, format_args!("{} - - [", entry.client));
     put_time(&mut line, time);
     line.extend_from_slice(b"] \"");
-    put_escaped(&mut line, entry.method.as_bytes());
+    put_escaped(&mut line, entry.method);
     line.push(b' ');
-    put_escaped(&mut line, entry.path.as_bytes());
-    put(&mut line, format_args!(" {}\" {} {} \"", entry.protocol, entry.status, entry.body_bytes));
+    put_escaped(&mut line, entry.path);
+    line.push(b' ');
+    put_escaped(&mut line, entry.protocol);
+    put(&mut line, format_args!("\" {} {} \"", entry.status, entry.body_bytes));
     put_escaped(&mut line, entry.referer);
     line.extend_from_slice(b"\" \"");
     put_escaped(&mut line, entry.user_agent);
@@ -147,9 +149,9 @@ mod tests {
     fn entry() -> Entry<'static> {
         Entry {
             client: IpAddr::from([10, 1, 2, 3]),
-            method: "GET",
-            path: "/path",
-            protocol: "HTTP/1.1",
+            method: b"GET",
+            path: b"/path",
+            protocol: b"HTTP/1.1",
             status: 200,
             body_bytes: 42,
             referer: b"http://ref/",

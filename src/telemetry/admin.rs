@@ -49,15 +49,22 @@ impl Admin {
     /// Answers for ever.
     pub async fn run(self) {
         let mut connections = JoinSet::new();
+        let mut is_failing = false;
         loop {
             while connections.len() >= MOST_CONNECTIONS {
                 connections.join_next().await;
             }
             let stream = tokio::select! {
                 accepted = self.listener.accept() => match accepted {
-                    Ok((stream, _)) => stream,
+                    Ok((stream, _)) => {
+                        is_failing = false;
+                        stream
+                    }
                     Err(error) => {
-                        warn!(%error, "no connection can be accepted on the metrics address");
+                        if !is_failing {
+                            warn!(%error, "no connection can be accepted on the metrics address");
+                        }
+                        is_failing = true;
                         tokio::time::sleep(PAUSE).await;
                         continue;
                     }

@@ -70,10 +70,12 @@ pub struct Metrics {
     pub malformed_records: IntCounter,
     /// `planb_sync_publish_duration_seconds`
     pub publish_duration: Histogram,
-    /// `planb_log_access_lines_dropped_total`
-    pub access_lines_dropped: IntCounter,
-    /// `planb_log_error_lines_dropped_total`
-    pub error_lines_dropped: IntCounter,
+    /// Of the access log.
+    pub access_lines: LogMetrics,
+    /// Of standard error.
+    pub error_lines: LogMetrics,
+    /// `planb_log_error_lines_suppressed_total`
+    pub error_lines_suppressed: IntCounter,
 }
 
 impl Metrics {
@@ -89,6 +91,7 @@ impl Metrics {
             Opts::new("planb_reverseproxy_backends_responses_total", "Responses by status code, PlanB's own included."),
             &["status_code"],
         )?)?;
+        let [access_lines, error_lines] = LogMetrics::of_both(&new)?;
         Ok(Self {
             connections_open: new
                 .gauge("planb_reverseproxy_connections_current_open", "Client connections open, tunnels excluded.")?,
@@ -170,13 +173,11 @@ impl Metrics {
                 "From receiving an event to the snapshot with its change being in force.",
                 PUBLISH_BUCKETS,
             )?,
-            access_lines_dropped: new.counter(
-                "planb_log_access_lines_dropped_total",
-                "Access log lines dropped because the queue was full.",
-            )?,
-            error_lines_dropped: new.counter(
-                "planb_log_error_lines_dropped_total",
-                "Error log lines dropped because the queue was full.",
+            access_lines,
+            error_lines,
+            error_lines_suppressed: new.counter(
+                "planb_log_error_lines_suppressed_total",
+                "Lines left out of standard error because too many of their kind came within a second.",
             )?,
             registry,
         })
@@ -201,6 +202,35 @@ impl Metrics {
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(text)
+    }
+}
+
+/// What concerns the lines of one log.
+#[derive(Clone)]
+pub struct LogMetrics {
+    /// `access` or `error`.
+    pub name: &'static str,
+    /// `planb_log_..._lines_dropped_total`: all that were lost.
+    pub dropped: IntCounter,
+    lost: IntCounterVec,
+}
+
+impl LogMetrics {
+    fn of_both(new: &Register<'_>) -> prometheus::Result<[Self; 2]> {
+        let lost = new.add(IntCounterVec::new(
+            Opts::new("planb_log_lines_lost_total", "Log lines that were not written, by log and reason."),
+            &["log", "reason"],
+        )?)?;
+        let access =
+            new.counter("planb_log_access_lines_dropped_total", "Access log lines not written, for any reason.")?;
+        let error =
+            new.counter("planb_log_error_lines_dropped_total", "Lines not written to standard error, for any reason.")?;
+        Ok([Self { name: "access", dropped: access, lost: lost.clone() }, Self { name: "error", dropped: error, lost }])
+    }
+
+    /// The counter of the lines that were lost for a reason, which is of our own wording.
+    pub fn lost(&self, reason: &'static str) -> IntCounter {
+        self.lost.with_label_values(&[self.name, reason])
     }
 }
 

@@ -1,10 +1,15 @@
 //! The access log and the error log, to the byte.
 
 use std::{
-    fs,
-    net::{Ipv4Addr, Ipv6Addr},
-    os::unix::net::UnixDatagram,
+    fs::{self, File, OpenOptions},
+    io::{BufRead, BufReader},
+    net::{Ipv4Addr, Ipv6Addr, Shutdown},
+    os::unix::{
+        fs::{OpenOptionsExt, PermissionsExt, symlink},
+        net::UnixDatagram,
+    },
     path::{Path, PathBuf},
+    process::Command,
     sync::{Arc, Mutex},
     thread,
 };
@@ -23,11 +28,35 @@ struct Logged {
 
 impl Logged {
     fn start(arguments: &[&str]) -> Self {
+        Self::start_with(arguments, |_| {})
+    }
+
+    /// With something at the log's path before the start.
+    fn start_with(arguments: &[&str], prepare: impl FnOnce(&Path)) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("access.log");
+        let path = folder.path().join("logs").join("access.log");
+        fs::create_dir(path.parent().unwrap()).unwrap();
+        prepare(&path);
         let target = format!("--access-log={}", path.display());
         let stack = Stack::start(&[&[target.as_str()], arguments].concat());
         Self { stack, path, _folder: folder }
+    }
+
+    /// A request for the path, which no backend gets, and which need not be logged anywhere.
+    fn ask(&self, path: &str) {
+        get(self.stack.planb.address(), "nowhere.test", path);
+    }
+
+    /// Asks for the path until a line about it is in the log's file.
+    fn ask_until_logged(&self, path: &str) {
+        wait_until(&format!("{path} is logged"), || {
+            self.ask(path);
+            lines_of(&self.path).iter().any(|line| line.contains(&format!(" {path} ")))
+        });
+    }
+
+    fn lost(&self, reason: &str) -> u64 {
+        lost(&self.stack.planb, reason)
     }
 
     /// The lines about this path, once there are `count` of them.
@@ -47,6 +76,33 @@ impl Logged {
         middle_of(&self.lines_about(path, 1)[0]).to_owned()
     }
 }
+
+fn lost(planb: &Planb, reason: &str) -> u64 {
+    planb.count(&format!("planb_log_lines_lost_total{{log=\"access\",reason=\"{reason}\"}}"))
+}
+
+fn make_pipe(path: &Path) {
+    assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
+}
+
+/// A reader of a pipe, whether anybody writes to it or not. Reading never waits.
+fn open_pipe(path: &Path) -> BufReader<File> {
+    BufReader::new(OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(path).unwrap())
+}
+
+/// Whether a line about the path comes out of the pipe, among those that are there now.
+fn reads_of(pipe: &mut BufReader<File>, path: &str) -> bool {
+    let mut line = String::new();
+    while pipe.read_line(&mut line).is_ok_and(|length| length > 0) {
+        if std::mem::take(&mut line).contains(&format!(" {path} ")) {
+            return true;
+        }
+    }
+    false
+}
+
+/// As the system's headers have it.
+const O_NONBLOCK: i32 = 0o4000;
 
 fn lines_of(path: &Path) -> Vec<String> {
     fs::read_to_string(path).unwrap_or_default().lines().map(str::to_owned).collect()
@@ -279,6 +335,296 @@ fn a_log_can_go_nowhere_and_is_a_file_here_by_default() {
 }
 
 #[test]
+fn the_header_of_request_ids_has_its_standard_form() {
+    let logged = Logged::start(&["--request-id-header=x-REQUEST-id"]);
+    let mut client = logged.stack.planb.connect();
+    client.send("GET /id HTTP/1.1\r\nHost: nowhere.test\r\nX-Request-ID: one\r\n\r\n");
+    client.response();
+    assert!(logged.line_about("/id").contains("\"X-Request-Id:one\""));
+    logged.stack.planb.wait_for_log("ERROR in nowhere.test -> ? - /id - X-Request-Id:one - no such route");
+}
+
+#[test]
+fn a_new_log_is_not_for_everybody_to_read() {
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let umask = status.lines().find_map(|line| line.strip_prefix("Umask:\t")).unwrap();
+    let umask = u32::from_str_radix(umask, 8).unwrap();
+    let logged = Logged::start(&[]);
+    assert_eq!(mode(&logged.path), 0o640 & !umask);
+
+    let existing = Logged::start_with(&[], |path| {
+        File::create(path).unwrap().set_permissions(fs::Permissions::from_mode(0o604)).unwrap();
+    });
+    assert_eq!(mode(&existing.path), 0o604);
+}
+
+#[test]
+fn a_malformed_request_has_a_line() {
+    let logged = Logged::start(&["--request-id-header=X-Request-Id"]);
+    let cases: [(&[u8], &str); 9] = [
+        (b"GET /nul?secret HTTP/1.1\r\nHost: a\0b\r\n\r\n", "GET /nul HTTP/1.1\" 400"),
+        (b"GET /bare HTTP/1.1\nHost: a\n\n", "GET /bare HTTP/1.1\" 400"),
+        (b"GET /blank in it HTTP/1.1\r\nHost: a\r\n\r\n", "GET /blank in it HTTP/1.1\" 400"),
+        (b"GET /no-protocol\r\n\r\n", "GET /no-protocol -\" 400"),
+        (b"GET /\"\x1b#a HTTP/1.1\r\nHost: a\r\n\r\n", "GET /\\\"\\x1b HTTP/1.1\" 400"),
+        (b"GE(T /method HTTP/1.1\r\nHost: a\r\n\r\n", "GE(T /method HTTP/1.1\" 400"),
+        (b"\x16\x03\x01\x02\0\r\n\r\n", "\\x16\\x03\\x01\\x02\\x00 - -\" 400"),
+        (b"GET /twice HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", "GET /twice HTTP/1.1\" 400"),
+        (b"GET /large HTTP/1.1\r\nHost: a\r\nA: ", "GET /large HTTP/1.1\" 431"),
+    ];
+    for (request, _) in cases {
+        let mut client = logged.stack.planb.connect();
+        let large = if request.ends_with(b": ") { vec![b'a'; 70_000] } else { Vec::new() };
+        client.send([request, &large].concat());
+        assert!(client.rest_or_reset().unwrap().starts_with(b"HTTP/1.1 4"));
+    }
+    // And one that comes in pieces, behind one that is sound.
+    let mut client = logged.stack.planb.connect();
+    client.get("nowhere.test", "/sound");
+    for byte in b"\r\nGET /pieces HTTP/1.1\r\nHost: a\nb: c\r\n\r\n" {
+        // It may have seen enough.
+        let _ = client.try_send([*byte]);
+    }
+    client.rest_or_reset().unwrap();
+    let expected: Vec<&str> = cases
+        .iter()
+        .map(|(_, line)| *line)
+        .chain(["GET /sound HTTP/1.1\" 400", "GET /pieces HTTP/1.1\" 400"])
+        .collect();
+    wait_until("all have lines", || lines_of(&logged.path).len() >= expected.len());
+    let lines = lines_of(&logged.path);
+    assert_eq!(lines.len(), expected.len(), "{lines:#?}");
+    let middles: Vec<&str> = lines.iter().map(|line| middle_of(line)).collect();
+    for expected in expected {
+        let is_it = |middle: &&&str| middle.starts_with(&format!("\"{expected} "));
+        assert_eq!(middles.iter().filter(is_it).count(), 1, "{expected} is not in {middles:#?}");
+    }
+    assert!(middles.contains(&r#""GET /nul HTTP/1.1" 400 0 "" "" "X-Request-Id:" "" """#), "{middles:#?}");
+    assert_eq!(logged.stack.planb.count("planb_reverseproxy_malformed_requests_total"), 10);
+    let answered = |status| format!("planb_reverseproxy_backends_responses_total{{status_code=\"{status}\"}}");
+    assert_eq!(logged.stack.planb.count(&answered(431)), 1);
+}
+
+#[test]
+fn a_full_disk_is_named_and_can_be_rotated_away() {
+    let mut logged = Logged::start_with(&[], |path| symlink("/dev/full", path).unwrap());
+    for _ in 0..10 {
+        logged.ask("/lost");
+    }
+    let line = logged.stack.planb.wait_for_log("access log lines were dropped");
+    assert!(line.contains("No space left on device"), "{line}");
+    wait_until("the lines are counted", || logged.lost("no_space") == 10);
+    assert_eq!(logged.stack.planb.count("planb_log_access_lines_dropped_total"), 10);
+
+    fs::remove_file(&logged.path).unwrap();
+    logged.stack.planb.signal("HUP");
+    logged.ask_until_logged("/kept");
+    let told = logged.stack.planb.log().into_iter().filter(|line| line.contains("lines were dropped"));
+    assert_eq!(told.count(), 1, "once a minute");
+    assert!(!logged.stack.planb.has_exited());
+}
+
+#[test]
+fn a_log_at_the_limit_of_its_size_ends_no_process() {
+    let (master, replica) = redis_pair();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("log");
+    let target = format!("--access-log={}", path.display());
+    // In blocks of 512 bytes.
+    let mut planb = Planb::builder(&replica, &master).arguments(&[&target]).after("ulimit -f 8").start();
+    wait_until("the file is full", || {
+        get(planb.address(), "nowhere.test", "/filling");
+        lost(&planb, "no_space") > 0
+    });
+    let line = planb.wait_for_log("access log lines were dropped");
+    assert!(line.contains("File too large"), "{line}");
+    assert_eq!(fs::metadata(&path).unwrap().len(), 8 * 512, "it is filled to the last byte");
+    assert!(!fs::read_to_string(&path).unwrap().ends_with('\n'), "and its last line is torn");
+
+    fs::write(&path, "torn").unwrap();
+    wait_until("the next line is written", || {
+        get(planb.address(), "nowhere.test", "/next");
+        lines_of(&path).len() > 1
+    });
+    let lines = lines_of(&path);
+    assert_eq!(lines[0], "torn");
+    middle_of(&lines[1]);
+    assert!(!planb.has_exited());
+}
+
+#[test]
+fn a_log_can_be_copied_and_truncated() {
+    let logged = Logged::start(&[]);
+    logged.ask("/before");
+    logged.line_about("/before");
+    OpenOptions::new().write(true).truncate(true).open(&logged.path).unwrap();
+    logged.ask("/after");
+    logged.line_about("/after");
+    let text = fs::read(&logged.path).unwrap();
+    assert!(text.starts_with(b"::ffff:"), "there is no hole at its beginning");
+}
+
+#[test]
+fn a_pipe_may_be_without_a_reader_now_and_then() {
+    let mut logged = Logged::start_with(&[], make_pipe);
+    logged.stack.planb.wait_for_log("nobody reads the pipe");
+    logged.ask("/unread");
+    wait_until("it is lost", || logged.lost("no_reader") == 1);
+
+    for visit in 1..=2 {
+        let mut reader = open_pipe(&logged.path);
+        let path = format!("/visit-{visit}");
+        wait_until("the reader gets lines", || {
+            logged.ask(&path);
+            reads_of(&mut reader, &path)
+        });
+        drop(reader);
+        let before = logged.lost("no_reader");
+        wait_until("lines are lost again", || {
+            logged.ask("/unread");
+            logged.lost("no_reader") > before
+        });
+    }
+    assert!(!logged.stack.planb.has_exited());
+    logged.stack.planb.signal("TERM");
+    assert_eq!(logged.stack.planb.wait_for_exit().code(), Some(0));
+}
+
+#[test]
+fn a_stalled_reader_of_a_pipe_hinders_neither_requests_nor_rotation() {
+    let mut logged = Logged::start_with(&[], make_pipe);
+    let mut reader = open_pipe(&logged.path);
+    wait_until("the pipe is open", || {
+        logged.ask("/first");
+        reads_of(&mut reader, "/first")
+    });
+    let mut client = logged.stack.planb.connect();
+    let request = format!("GET /{} HTTP/1.1\r\nHost: nowhere.test\r\n\r\n", "long".repeat(15_000));
+    let mut asked = 0;
+    while logged.lost("slow") == 0 {
+        assert!(asked < 1_000, "what waits is bounded");
+        client.send(request.repeat(10));
+        for _ in 0..10 {
+            assert_eq!(client.response().status, 400);
+        }
+        asked += 10;
+    }
+    logged.stack.planb.wait_for_log("the log is written faster than its target takes it");
+    fs::remove_file(&logged.path).unwrap();
+    logged.stack.planb.signal("HUP");
+    logged.ask_until_logged("/rotated");
+    drop(reader);
+    logged.stack.planb.signal("TERM");
+    assert_eq!(logged.stack.planb.wait_for_exit().code(), Some(0));
+    for line in lines_of(&logged.path) {
+        middle_of(&line);
+    }
+}
+
+#[test]
+fn a_log_that_cannot_be_opened_again_goes_on_and_is_tried_until_it_can() {
+    let logged = Logged::start(&[]);
+    let folder = logged.path.parent().unwrap();
+    let away = folder.with_file_name("away");
+    let old = away.join("access.log");
+    fs::rename(folder, &away).unwrap();
+    logged.stack.planb.signal("HUP");
+    let line = logged.stack.planb.wait_for_log("the log cannot be opened again");
+    assert!(line.contains(&logged.path.display().to_string()) && line.contains("No such file or directory"), "{line}");
+    logged.ask("/in-the-old");
+    wait_until("the old file has it", || lines_of(&old).iter().any(|line| line.contains("/in-the-old")));
+
+    fs::create_dir(folder).unwrap();
+    logged.stack.planb.wait_for_log("the log is open again");
+    logged.ask_until_logged("/in-the-new");
+
+    fs::remove_file(&logged.path).unwrap();
+    fs::create_dir(&logged.path).unwrap();
+    logged.stack.planb.signal("HUP");
+    logged.stack.planb.wait_for_log("Is a directory");
+    fs::remove_dir(&logged.path).unwrap();
+    logged.ask_until_logged("/in-the-newest");
+    assert_eq!(logged.stack.planb.count("planb_log_access_lines_dropped_total"), 0);
+}
+
+#[test]
+fn a_log_may_go_to_a_standard_output_that_is_closed() {
+    let (master, replica) = redis_pair();
+    let builder = || Planb::builder(&replica, &master).arguments(&["--access-log=stdout"]);
+    let mut closed = builder().after("exec >&-").start();
+    let mut left = builder().unread_stdout().start();
+    left.close_stdout();
+    for planb in [&mut closed, &mut left] {
+        for _ in 0..100 {
+            assert_eq!(get(planb.address(), "nowhere.test", "/").status, 400);
+        }
+    }
+    wait_until("the lines are counted", || lost(&left, "no_reader") >= 100);
+    left.wait_for_log("Broken pipe");
+    for mut planb in [closed, left] {
+        planb.signal("TERM");
+        assert_eq!(planb.wait_for_exit().code(), Some(0));
+    }
+}
+
+#[test]
+fn a_flood_of_one_kind_of_errors_hides_no_other() {
+    let stack = Stack::start(&[]);
+    let (_guard, closed) = closed_port();
+    stack.list("dead.test", &[&closed]);
+    let planb = &stack.planb;
+    let mut client = planb.connect();
+    let (rounds, batch) = (10, 500);
+    for _ in 0..rounds {
+        client.send("GET / HTTP/1.1\r\nHost: nowhere.test\r\n\r\n".repeat(batch));
+        for _ in 0..batch {
+            assert_eq!(client.response().status, 400);
+        }
+    }
+    assert_eq!(client.get("dead.test", "/").status, 503);
+    planb.wait_for_log(&format!("ERROR in dead.test -> {closed} - / - : - error in backend dial"));
+    let line = planb.wait_for_log("lines about clients' mistakes were left out");
+    let told: u64 = line.split_once("lines=").unwrap().1.trim().parse().unwrap();
+
+    let suppressed = || planb.count("planb_log_error_lines_suppressed_total");
+    let written = || planb.log().iter().filter(|line| line.starts_with("ERROR in nowhere.test ")).count() as u64;
+    assert_eq!(written() + suppressed(), (rounds * batch) as u64, "each is written or counted");
+    assert!(written() >= 500 && suppressed() >= told && told > 0);
+    assert_eq!(planb.count("planb_log_error_lines_dropped_total"), 0);
+}
+
+#[test]
+fn what_is_logged_cannot_be_misspelt_unnoticed() {
+    let (master, replica) = redis_pair();
+    let planb = Planb::builder(&replica, &master).environment("RUST_LOG", "planb=loud").start();
+    planb.wait_for_log("RUST_LOG is ignored: ");
+}
+
+#[test]
+fn a_syslog_daemon_may_come_later_and_go() {
+    let alone = SyslogDaemon::alone();
+    let (master, replica) = redis_pair();
+    let planb = Planb::builder(&replica, &master).arguments(&["--access-log=syslog"]).start();
+    planb.wait_for_log("the log is written as soon as it can be");
+    let mut daemons = Some(alone);
+    for life in 1..=2 {
+        let before = lost(&planb, "no_reader");
+        wait_until("lines are lost", || {
+            planb.ask("nowhere.test");
+            lost(&planb, "no_reader") > before
+        });
+        let daemon = SyslogDaemon::bind(daemons.take().unwrap());
+        let path = format!("/life-{life}");
+        wait_until("syslog has the line", || {
+            get(planb.address(), "nowhere.test", &path);
+            daemon.messages().iter().any(|message| message.contains(&path))
+        });
+        daemons = Some(daemon.end());
+    }
+}
+
+#[test]
 fn a_log_can_go_to_syslog() {
     let daemon = SyslogDaemon::start();
     let stack = Stack::start(&["--access-log=syslog"]);
@@ -319,7 +665,7 @@ fn a_stalled_reader_of_standard_output_delays_no_request() {
     let dropped = planb.count("planb_log_access_lines_dropped_total");
     assert!(dropped > 0);
     planb.read_stdout();
-    planb.wait_for_log("log lines were dropped");
+    planb.wait_for_log("access log lines were dropped");
     planb.signal("TERM");
     assert_eq!(planb.wait_for_exit().code(), Some(0));
     assert_eq!(planb.stdout().len() as u64 + dropped, rounds * batch, "each line is written or counted");
@@ -368,13 +714,23 @@ fn errors_are_logged_in_the_originals_form() {
 /// What listens where programs send their syslog messages. It cannot stand beside a real syslog daemon.
 struct SyslogDaemon {
     messages: Arc<Mutex<Vec<String>>>,
-    _alone: fs::File,
+    socket: Arc<UnixDatagram>,
+    alone: Option<Alone>,
+}
+
+/// Nobody else is a syslog daemon meanwhile.
+struct Alone {
+    _lock: File,
 }
 
 impl SyslogDaemon {
     fn start() -> Self {
+        Self::bind(Self::alone())
+    }
+
+    fn alone() -> Alone {
         // Another run of the tests may be at the same point.
-        let alone = fs::File::create(std::env::temp_dir().join("planb-syslog-test.lock")).unwrap();
+        let alone = File::create(std::env::temp_dir().join("planb-syslog-test.lock")).unwrap();
         alone.lock().unwrap();
         let is_stale = UnixDatagram::unbound().unwrap().connect(DEV_LOG).is_err();
         assert!(
@@ -383,21 +739,33 @@ impl SyslogDaemon {
         );
         // There may be nothing to remove.
         let _ = fs::remove_file(DEV_LOG);
+        Alone { _lock: alone }
+    }
+
+    fn bind(alone: Alone) -> Self {
         let socket = UnixDatagram::bind(DEV_LOG);
         let socket = socket.unwrap_or_else(|error| panic!("this test must be root to bind {DEV_LOG}: {error}"));
+        let socket = Arc::new(socket);
         let messages: Arc<Mutex<Vec<String>>> = Arc::default();
-        let received = Arc::clone(&messages);
+        let (received, receiving) = (Arc::clone(&messages), Arc::clone(&socket));
         thread::spawn(move || {
             let mut buffer = vec![0; 65_536];
-            while let Ok(length) = socket.recv(&mut buffer) {
+            while let Ok(length) = receiving.recv(&mut buffer)
+                && length > 0
+            {
                 received.lock().unwrap().push(String::from_utf8_lossy(&buffer[..length]).into_owned());
             }
         });
-        Self { messages, _alone: alone }
+        Self { messages, socket, alone: Some(alone) }
     }
 
     fn messages(&self) -> Vec<String> {
         self.messages.lock().unwrap().clone()
+    }
+
+    /// Ends it, and lets no other begin.
+    fn end(mut self) -> Alone {
+        self.alone.take().unwrap()
     }
 }
 
@@ -405,6 +773,8 @@ impl Drop for SyslogDaemon {
     fn drop(&mut self) {
         // The next run removes what this one cannot.
         let _ = fs::remove_file(DEV_LOG);
+        // Its thread ends by this, and the socket with it.
+        let _ = self.socket.shutdown(Shutdown::Both);
     }
 }
 

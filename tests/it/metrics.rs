@@ -30,6 +30,8 @@ fn every_metric_is_on_the_page() {
         "planb_dns_names",
         "planb_log_access_lines_dropped_total",
         "planb_log_error_lines_dropped_total",
+        "planb_log_error_lines_suppressed_total",
+        "planb_log_lines_lost_total",
         "planb_reverseproxy_accept_errors_total",
         "planb_reverseproxy_backend_request_duration_seconds",
         "planb_reverseproxy_backends_responses_total",
@@ -276,7 +278,13 @@ fn no_label_takes_a_value_that_a_client_can_choose() {
             && ["200", "400"].iter().any(|status| label.starts_with(&format!("status_code=\"{status}\"}} ")));
         let is_result = name == "planb_dns_lookups_total"
             && ["ok", "none", "failed"].iter().any(|result| label.starts_with(&format!("result=\"{result}\"}} ")));
-        assert!(is_bucket || is_status || is_result, "{name}{{{label}");
+        let is_loss = name == "planb_log_lines_lost_total"
+            && ["slow", "no_space", "no_reader", "error"].iter().any(|reason| {
+                ["access", "error"]
+                    .iter()
+                    .any(|log| label.starts_with(&format!("log=\"{log}\",reason=\"{reason}\"}} ")))
+            });
+        assert!(is_bucket || is_status || is_result || is_loss, "{name}{{{label}");
     }
 }
 

@@ -1,55 +1,45 @@
 //! Lines of text on their way to a file, a stream or syslog, without ever delaying who writes them.
 
+mod losses;
+mod target;
+mod writer;
+
 use std::{
     fmt,
-    fs::{File, OpenOptions},
     io::{self, Write},
-    path::PathBuf,
-    str::FromStr,
-    sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
+    },
     thread,
     time::{Duration, Instant},
 };
 
-use prometheus::IntCounter;
-use syslog::{Facility, Formatter3164, LoggerBackend};
 use tracing::warn;
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Where lines go.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LogTarget {
-    /// Appended to a file, which is created if need be and reopened on demand.
-    File(PathBuf),
-    /// To the local syslog daemon: facility local0, level info, tag `hipache`.
-    Syslog,
-    /// To standard output.
-    Stdout,
-    /// To standard error.
-    Stderr,
-    /// Nowhere.
-    None,
-}
-
-impl FromStr for LogTarget {
-    type Err = std::convert::Infallible;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Ok(match text {
-            "syslog" => Self::Syslog,
-            "stdout" => Self::Stdout,
-            "none" => Self::None,
-            path => Self::File(path.into()),
-        })
-    }
-}
+use super::metrics::LogMetrics;
+use losses::{Losses, explain};
+pub use target::LogTarget;
+use target::Sink;
+use writer::Writer;
 
 /// A queue of lines with a thread behind it. When the target is slower than its writers and [`CAPACITY`] lines wait,
 /// further ones are dropped and counted. Cloning shares the queue.
 #[derive(Clone)]
 pub struct Lines {
     queue: Option<SyncSender<Message>>,
-    dropped: IntCounter,
+    shared: Arc<Shared>,
+}
+
+/// What the queue's two ends share besides it.
+struct Shared {
+    losses: Losses,
+    /// Whether this is the log that losses are told in, so that to tell of them needs room in this very queue.
+    is_told_here: bool,
+    /// Whether the target is to be opened again, which found no room in the queue.
+    reopens: AtomicBool,
 }
 
 /// Ends the thread when dropped, after what is queued has been written or two seconds have passed.
@@ -65,21 +55,37 @@ enum Message {
 }
 
 impl Lines {
-    /// Opens `target` and starts writing to it; `dropped` counts the lines that found the queue full.
-    pub fn open(target: &LogTarget, dropped: IntCounter) -> io::Result<(Self, Option<LinesGuard>)> {
-        let Some(sink) = Sink::open(target)? else {
-            return Ok((Self { queue: None, dropped }, None));
+    /// Opens `target` and starts writing to it. A pipe that nobody reads yet, and a syslog daemon that is not there yet, are
+    /// waited for, while lines are lost and counted.
+    ///
+    /// # Errors
+    /// When the target cannot be opened otherwise, or the thread cannot be started.
+    pub fn open(target: &LogTarget, metrics: &LogMetrics) -> io::Result<(Self, Option<LinesGuard>)> {
+        let shared = Arc::new(Shared {
+            losses: Losses::new(metrics),
+            is_told_here: *target == LogTarget::Stderr,
+            reopens: AtomicBool::new(false),
+        });
+        if *target == LogTarget::None {
+            return Ok((Self { queue: None, shared }, None));
+        }
+        let sink = match Sink::open(target) {
+            Err(error) if target.may_come_later(&error) => {
+                warn!(%target, "the log is written as soon as it can be: {}", explain(&error));
+                Err(error)
+            }
+            opened => Ok(opened?),
         };
         let (queue, messages) = sync_channel(CAPACITY);
         let (finish, finished) = sync_channel(1);
-        let reporter = Reporter { dropped: dropped.clone(), reported: dropped.get(), next: Instant::now() };
+        let (target, known) = (target.clone(), Arc::clone(&shared));
         thread::Builder::new().name("log".to_owned()).spawn(move || {
-            pump(sink, &messages, reporter);
+            pump(Writer::new(target, sink, &known.losses), &messages, &known.reopens);
             // Nobody waits any more if the process is past caring.
             let _ = finish.send(());
         })?;
         let guard = LinesGuard { queue: queue.clone(), finished };
-        Ok((Self { queue: Some(queue), dropped }, Some(guard)))
+        Ok((Self { queue: Some(queue), shared }, Some(guard)))
     }
 
     /// Whether lines go anywhere, so that callers can spare themselves the formatting.
@@ -89,20 +95,21 @@ impl Lines {
 
     /// Queues a line, without its newline.
     pub fn write(&self, mut line: Vec<u8>) {
+        let Some(queue) = &self.queue else { return };
         line.push(b'\n');
-        self.send(Message::Line(line));
+        if queue.try_send(Message::Line(line)).is_err() {
+            self.shared.losses.count_slow(1);
+            if !self.shared.is_told_here {
+                self.shared.losses.tell();
+            }
+        }
     }
 
     /// Closes a file and opens its path again, as log rotation needs.
     pub fn reopen(&self) {
-        self.send(Message::Reopen);
-    }
-
-    fn send(&self, message: Message) {
         let Some(queue) = &self.queue else { return };
-        match queue.try_send(message) {
-            Ok(()) => {}
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => self.dropped.inc(),
+        if queue.try_send(Message::Reopen).is_err() {
+            self.shared.reopens.store(true, Ordering::Relaxed);
         }
     }
 }
@@ -167,121 +174,28 @@ impl fmt::Debug for Lines {
 
 /// Writes until told to finish. Between batches it looks away for [`PAUSE`], so that at high rates a writer does not have
 /// to wake this thread for each line.
-fn pump(mut sink: Sink, messages: &Receiver<Message>, mut reporter: Reporter) {
+fn pump(mut writer: Writer<'_>, messages: &Receiver<Message>, reopens: &AtomicBool) {
     loop {
-        let mut next = match messages.recv_timeout(REPORT_EVERY) {
+        let first = match messages.recv_timeout(writer.patience()) {
             Ok(message) => Some(message),
             Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => return,
         };
-        while let Some(message) = next {
-            let written = match message {
-                Message::Line(line) => sink.write(&line),
-                Message::Reopen => sink.reopen(),
+        for message in first.into_iter().chain(messages.try_iter()).take(CAPACITY) {
+            match message {
+                Message::Line(line) => writer.push(&line),
+                Message::Reopen => writer.reopen(),
                 Message::Finish => {
-                    sink.flush_or_drop(&mut reporter);
+                    writer.finish(Instant::now() + WRITE_LIMIT);
                     return;
                 }
-            };
-            if written.is_err() {
-                reporter.dropped.inc();
             }
-            next = messages.try_recv().ok();
         }
-        sink.flush_or_drop(&mut reporter);
-        reporter.report();
+        if reopens.swap(false, Ordering::Relaxed) {
+            writer.reopen();
+        }
+        writer.flush();
         thread::sleep(PAUSE);
-    }
-}
-
-enum Sink {
-    File { path: PathBuf, file: io::BufWriter<File> },
-    Stdout(io::BufWriter<io::Stdout>),
-    Stderr(io::BufWriter<io::Stderr>),
-    Syslog(syslog::Logger<LoggerBackend, Formatter3164>),
-}
-
-impl Sink {
-    fn open(target: &LogTarget) -> io::Result<Option<Self>> {
-        Ok(Some(match target {
-            LogTarget::None => return Ok(None),
-            LogTarget::Stdout => Self::Stdout(io::BufWriter::new(io::stdout())),
-            LogTarget::Stderr => Self::Stderr(io::BufWriter::new(io::stderr())),
-            LogTarget::File(path) => Self::File { path: path.clone(), file: append_to(path)? },
-            LogTarget::Syslog => Self::Syslog(connect_syslog()?),
-        }))
-    }
-
-    fn write(&mut self, line: &[u8]) -> io::Result<()> {
-        match self {
-            Self::File { file, .. } => file.write_all(line),
-            Self::Stdout(stream) => stream.write_all(line),
-            Self::Stderr(stream) => stream.write_all(line),
-            Self::Syslog(logger) => {
-                let text = String::from_utf8_lossy(line.strip_suffix(b"\n").unwrap_or(line));
-                if logger.info(&text).is_err() {
-                    // The daemon was restarted, and its socket with it.
-                    *logger = connect_syslog()?;
-                    logger.info(&text).map_err(io::Error::other)?;
-                }
-                Ok(())
-            }
-        }
-    }
-
-    fn flush_or_drop(&mut self, reporter: &mut Reporter) {
-        let flushed = match self {
-            Self::File { file, .. } => file.flush(),
-            Self::Stdout(stream) => stream.flush(),
-            Self::Stderr(stream) => stream.flush(),
-            Self::Syslog(_) => Ok(()),
-        };
-        if flushed.is_err() {
-            reporter.dropped.inc();
-        }
-    }
-
-    fn reopen(&mut self) -> io::Result<()> {
-        if let Self::File { path, file } = self {
-            file.flush()?;
-            *file = append_to(path)?;
-        }
-        Ok(())
-    }
-}
-
-fn append_to(path: &PathBuf) -> io::Result<io::BufWriter<File>> {
-    Ok(io::BufWriter::new(OpenOptions::new().create(true).append(true).open(path)?))
-}
-
-fn connect_syslog() -> io::Result<syslog::Logger<LoggerBackend, Formatter3164>> {
-    let formatter = Formatter3164 {
-        facility: Facility::LOG_LOCAL0,
-        hostname: None,
-        process: "hipache".to_owned(),
-        pid: std::process::id(),
-    };
-    syslog::unix(formatter).map_err(io::Error::other)
-}
-
-/// Says, at most once a minute, how many lines were dropped.
-struct Reporter {
-    dropped: IntCounter,
-    reported: u64,
-    next: Instant,
-}
-
-impl Reporter {
-    fn report(&mut self) {
-        let total = self.dropped.get();
-        if total > self.reported && Instant::now() >= self.next {
-            warn!(
-                lines = total - self.reported,
-                "log lines were dropped: the log is written faster than its target takes it"
-            );
-            self.reported = total;
-            self.next = Instant::now() + REPORT_EVERY;
-        }
     }
 }
 
@@ -291,25 +205,26 @@ const CAPACITY: usize = 10_000;
 /// How long the writing thread looks away after a batch, and so how late a line may be.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// How often dropped lines are reported.
-const REPORT_EVERY: Duration = Duration::from_mins(1);
-
 /// How long the end of the process may be held up for unwritten lines.
 const FINISH_LIMIT: Duration = Duration::from_secs(2);
+
+/// How much of it a target has that takes nothing.
+const WRITE_LIMIT: Duration = Duration::from_millis(1_500);
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::Metrics;
 
-    fn counter() -> IntCounter {
-        IntCounter::new("dropped", "test").unwrap()
+    fn open(target: &LogTarget) -> io::Result<(Lines, Option<LinesGuard>)> {
+        Lines::open(target, &Metrics::new().unwrap().access_lines)
     }
 
     #[test]
     fn what_is_queued_is_written_before_the_end() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log");
-        let (lines, guard) = Lines::open(&LogTarget::File(path.clone()), counter()).unwrap();
+        let (lines, guard) = open(&LogTarget::File(path.clone())).unwrap();
         for number in 0..1_000 {
             lines.write(format!("line {number}").into_bytes());
         }
@@ -323,7 +238,7 @@ mod tests {
     fn reopening_follows_the_path() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log");
-        let (lines, guard) = Lines::open(&LogTarget::File(path.clone()), counter()).unwrap();
+        let (lines, guard) = open(&LogTarget::File(path.clone())).unwrap();
         lines.write(b"before".to_vec());
         lines.reopen();
         std::fs::rename(&path, folder.path().join("log.1")).unwrap();
@@ -335,17 +250,29 @@ mod tests {
 
     #[test]
     fn a_full_queue_drops_and_counts_instead_of_blocking() {
+        let metrics = Metrics::new().unwrap();
         let (queue, _unread) = sync_channel(1);
-        let dropped = counter();
-        let lines = Lines { queue: Some(queue), dropped: dropped.clone() };
+        let (lines, _guard) = Lines::open(&LogTarget::None, &metrics.access_lines).unwrap();
+        let lines = Lines { queue: Some(queue), ..lines };
         for _ in 0..10 {
             lines.write(Vec::new());
         }
-        assert_eq!(dropped.get(), 9);
+        assert_eq!(metrics.access_lines.dropped.get(), 9);
+    }
+
+    #[test]
+    fn a_full_queue_loses_no_wish_to_reopen() {
+        let (queue, unread) = sync_channel(1);
+        let (lines, _guard) = open(&LogTarget::None).unwrap();
+        let lines = Lines { queue: Some(queue), ..lines };
+        lines.write(Vec::new());
+        lines.reopen();
+        assert!(lines.shared.reopens.load(Ordering::Relaxed));
+        drop(unread);
     }
 
     #[test]
     fn a_folder_that_is_not_there_is_an_error() {
-        assert!(Lines::open(&LogTarget::File("/nonexistent/folder/log".into()), counter()).is_err());
+        assert!(open(&LogTarget::File("/nonexistent/folder/log".into())).is_err());
     }
 }

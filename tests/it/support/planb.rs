@@ -26,7 +26,7 @@ pub struct Planb {
 pub struct PlanbBuilder {
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
-    descriptors: Option<u32>,
+    shell: Option<String>,
     folder: Option<PathBuf>,
     reads_stdout: bool,
 }
@@ -55,7 +55,7 @@ impl Planb {
         PlanbBuilder {
             arguments: arguments.iter().map(|&argument| argument.to_owned()).collect(),
             environment: Vec::new(),
-            descriptors: None,
+            shell: None,
             folder: None,
             reads_stdout: true,
         }
@@ -150,6 +150,11 @@ impl Planb {
         self.stdout = Collected::from(self.unread.take().expect("standard output is unread"));
     }
 
+    /// Closes the other end of a standard output that was left unread.
+    pub fn close_stdout(&mut self) {
+        self.unread = None;
+    }
+
     /// Sends a signal, by its name without SIG.
     pub fn signal(&self, name: &str) {
         signal(self.pid(), name);
@@ -189,8 +194,13 @@ impl PlanbBuilder {
     }
 
     /// The most file descriptors that it may have.
-    pub fn descriptors(mut self, most: u32) -> Self {
-        self.descriptors = Some(most);
+    pub fn descriptors(self, most: u32) -> Self {
+        self.after(&format!("ulimit -n {most}"))
+    }
+
+    /// What a shell does before it becomes the proxy.
+    pub fn after(mut self, command: &str) -> Self {
+        self.shell = Some(command.to_owned());
         self
     }
 
@@ -216,11 +226,11 @@ impl PlanbBuilder {
     /// Starts it and does not wait.
     pub fn spawn(self) -> Planb {
         let executable = env!("CARGO_BIN_EXE_planb");
-        let mut command = match self.descriptors {
+        let mut command = match self.shell {
             None => Command::new(executable),
-            Some(most) => {
+            Some(first) => {
                 let mut shell = Command::new("sh");
-                shell.args(["-c", &format!("ulimit -n {most}; exec \"$0\" \"$@\""), executable]);
+                shell.args(["-c", &format!("{first}; exec \"$0\" \"$@\""), executable]);
                 shell
             }
         };
