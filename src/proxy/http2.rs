@@ -26,6 +26,7 @@ use super::{
     body::ResponseBody,
     connection::{Client, Ending, FRESH_GRACE, fresh_grace, see_through},
     deadlines::{Alarm, Deadlines},
+    frames::Watched,
     service::{self, Turn},
 };
 use crate::transport::Transport;
@@ -68,7 +69,11 @@ pub async fn serve(worker: Rc<Worker>, transport: Transport, client: Rc<Client>)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(u32::try_from(shared.config.max_header_size).unwrap_or(u32::MAX));
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(transport), handler));
+    let watched = {
+        let streams = streams.clone();
+        Watched::new(transport, move || streams.0.open.get() > 0, shared.metrics.http2_floods.clone())
+    };
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(watched), handler));
     let draining = pin!(async {
         worker.drain.begun().await;
         if !streams.0.has_served.get() {

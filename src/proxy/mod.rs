@@ -11,6 +11,7 @@ mod deadlines;
 mod downstream;
 mod error;
 mod exchange;
+mod frames;
 mod framing;
 mod handshake;
 mod headers;

@@ -28,6 +28,8 @@ pub struct Metrics {
     pub retries_refused: IntCounter,
     /// `planb_reverseproxy_malformed_requests_total`
     pub malformed_requests: IntCounter,
+    /// `planb_reverseproxy_http2_floods_total`
+    pub http2_floods: IntCounter,
     /// `planb_reverseproxy_client_timeouts_total`
     pub client_timeouts: IntCounter,
     /// `planb_reverseproxy_accept_errors_total`
@@ -123,6 +125,8 @@ impl Metrics {
             )?,
             malformed_requests: new
                 .counter("planb_reverseproxy_malformed_requests_total", "Requests refused as malformed.")?,
+            http2_floods: new
+                .counter("planb_reverseproxy_http2_floods_total", "HTTP/2 connections closed as floods of empty frames.")?,
             client_timeouts: new.counter(
                 "planb_reverseproxy_client_timeouts_total",
                 "Client connections closed by one of the client timeouts.",

@@ -335,3 +335,26 @@ fn junk_and_floods_end_their_connection_at_most() {
     });
     site.is_well();
 }
+
+#[test]
+fn a_connection_of_frames_that_carry_nothing_is_closed_and_not_written_about() {
+    let backend = slow();
+    let site = Site::start(&["--workers=1"], &[&backend.url()]);
+    for empty in
+        [frame(PING, 1, 0, &[7; 8]), frame(PING, 0, 0, &[7; 8]), frame(SETTINGS, 0, 0, &[]), frame(0xFA, 0, 0, b"junk")]
+    {
+        let floods = site.stack.planb.count("planb_reverseproxy_http2_floods_total");
+        let mut raw = Raw::connect(&site);
+        raw.send(&empty.repeat(900));
+        raw.send(&frame(HEADERS, END_STREAM | END_HEADERS, 1, &fields(&PLAIN)));
+        assert_eq!(raw.verdict(), Verdict::Status(200), "not yet");
+        let all = empty.repeat(50_000);
+        // The proxy stops reading somewhere in between.
+        let _ = all.chunks(4_096).try_for_each(|piece| raw.try_send(piece));
+        raw.until_closed();
+        wait_until("it is counted", || site.stack.planb.count("planb_reverseproxy_http2_floods_total") == floods + 1);
+    }
+    let log = site.stack.planb.log();
+    assert!(log.len() < 20, "{} lines: {log:#?}", log.len());
+    site.is_well();
+}
