@@ -27,13 +27,13 @@ use crate::{
     dial::{BackendTls, Names},
     drain::Drain,
     routing::{Backend, Clock, Moment, Routes},
-    store::{DeadNotice, Found, HealthSession, Moved, Patience, Place, StoreError, Visit, Watch as ServerWatch},
+    store::{DeadNotice, Found, HealthSession, Moved, Patience, Place, Standing, StoreError, Watch as ServerWatch},
     telemetry::Metrics,
 };
 
 use probe::{Finding, Prober};
 use schedule::{Admission, Schedule};
-use watch::{End, Subject, Turn};
+use watch::{End, Turn};
 
 /// How backends are checked.
 #[derive(Clone, Debug)]
@@ -176,8 +176,8 @@ impl Checker {
         // A large table takes its time.
         let dead = tokio::task::spawn_blocking(move || dead_in(&routes, now)).await.unwrap_or_default();
         let now = Instant::now();
-        for (subject, backend, index) in dead {
-            self.admit(subject, backend, index, now);
+        for (host, backend, index) in dead {
+            self.admit(&host, backend, index, now);
         }
     }
 
@@ -186,12 +186,12 @@ impl Checker {
         // What is no backend receives no requests, and can be sent none here.
         let Ok(backend) = Backend::parse(&url) else { return };
         if host.len() + url.len() <= LONGEST_NAMES {
-            self.admit(Subject { host, url }, Arc::new(backend), index, Instant::now());
+            self.admit(&host, Arc::new(backend), index, Instant::now());
         }
     }
 
-    fn admit(&mut self, subject: Subject, backend: Arc<Backend>, index: usize, now: Instant) {
-        if self.schedule.announce(subject, backend, index, now) == Admission::Full {
+    fn admit(&mut self, host: &str, backend: Arc<Backend>, index: usize, now: Instant) {
+        if self.schedule.announce(host, backend, index, now) == Admission::Full {
             self.metrics.health.dropped.inc();
         }
     }
@@ -202,17 +202,18 @@ impl Checker {
         if due.is_empty() {
             return Ok(());
         }
-        let visits = due.iter().map(|due| {
-            let Subject { host, url } = (*due.subject).clone();
-            Visit { host, url, intent: due.intent, recorded: due.recorded.clone() }
-        });
+        let (subjects, visits): (Vec<_>, Vec<_>) = due.into_iter().map(|due| (due.subject, due.visit)).unzip();
         // What is granted counts from before it was asked for.
         let now = Instant::now();
-        let standings = session.visit(&visits.collect::<Vec<_>>()).await?;
-        for (due, standing) in due.iter().zip(standings) {
-            let (turn, forgotten) = self.schedule.visited(&due.subject, standing, now);
+        let standings = session.visit(&visits).await?;
+        for ((subject, visit), standing) in subjects.iter().zip(&visits).zip(standings) {
+            let url = match &standing {
+                Standing::Held { url, .. } => url.clone(),
+                _ => visit.urls[0].clone(),
+            };
+            let (turn, forgotten) = self.schedule.visited(subject, standing, now);
             self.abort(forgotten);
-            say(&due.subject, turn);
+            say(&visit.host, &url, turn);
         }
         Ok(())
     }
@@ -283,7 +284,7 @@ impl Checker {
     /// Gives up all leases, within [`RELEASE_LIMIT`].
     async fn release(mut self, session: &HealthSession) {
         self.probes.abort_all();
-        let leases: Vec<_> = self.schedule.leases().map(|held| (held.host.clone(), held.url.clone())).collect();
+        let leases: Vec<_> = self.schedule.leases().map(|(host, url)| (host.to_owned(), url.to_owned())).collect();
         let released = async {
             for page in leases.chunks(PIPELINE) {
                 session.release(page).await?;
@@ -305,21 +306,15 @@ impl Checker {
     }
 }
 
-fn dead_in(routes: &Routes, now: Moment) -> Vec<(Subject, Arc<Backend>, usize)> {
+fn dead_in(routes: &Routes, now: Moment) -> Vec<(String, Arc<Backend>, usize)> {
     let snapshot = routes.load();
     let slots = snapshot.iter().flat_map(|frontend| frontend.slots().iter().map(move |slot| (frontend.key(), slot)));
     let dead = slots
         .filter(|(host, slot)| slot.backend.is_dead(now) && host.len() + slot.backend.url().len() <= LONGEST_NAMES);
-    dead.map(|(host, slot)| {
-        let subject = Subject { host: host.to_owned(), url: slot.backend.url().to_owned() };
-        (subject, Arc::clone(&slot.backend), slot.index)
-    })
-    .collect()
+    dead.map(|(host, slot)| (host.to_owned(), Arc::clone(&slot.backend), slot.index)).collect()
 }
 
-fn say(subject: &Subject, turn: Turn) {
-    let Subject { host, url } = subject;
-    let (host, backend) = (host.as_str(), url.as_str());
+fn say(host: &str, backend: &str, turn: Turn) {
     match turn {
         Turn::None | Turn::Ended(End::RevivedElsewhere) => {}
         Turn::Began => info!(host, backend, "a dead backend is checked until it is healthy"),

@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     routing::Backend,
-    store::{Intent, Standing},
+    store::{Standing, Visit},
 };
 
 use super::{
@@ -33,10 +33,8 @@ pub struct Schedule {
 pub struct Due {
     /// Of which backend.
     pub subject: Arc<Subject>,
-    /// What for.
-    pub intent: Intent,
-    /// The indexes under which the backend was last recorded.
-    pub recorded: Vec<usize>,
+    /// What it consists of.
+    pub visit: Visit,
 }
 
 /// A check that may begin.
@@ -71,11 +69,12 @@ struct Running {
 type Turnout = (Instant, Arc<Subject>);
 
 impl Schedule {
-    /// A backend was announced dead, recorded under this index.
-    pub fn announce(&mut self, subject: Subject, backend: Arc<Backend>, index: usize, now: Instant) -> Admission {
+    /// A backend was announced dead for the frontend with this host, under this index.
+    pub fn announce(&mut self, host: &str, backend: Arc<Backend>, index: usize, now: Instant) -> Admission {
+        let subject = Subject::new(host, &backend);
         if let Some((subject, _)) = self.watches.get_key_value(&subject) {
             let subject = Arc::clone(subject);
-            self.change(&subject, |watch| watch.announced(index, now));
+            self.change(&subject, |watch| watch.announced(backend.url(), index, now));
             return Admission::Known;
         }
         if self.watches.len() >= MOST {
@@ -97,17 +96,18 @@ impl Schedule {
         self.held
     }
 
-    /// The backends whose leases are held.
-    pub fn leases(&self) -> impl Iterator<Item = &Arc<Subject>> {
-        self.watches.iter().filter(|(_, watch)| watch.is_held()).map(|(subject, _)| subject)
+    /// The backends whose leases are held: the frontends' hosts, and the URLs after which the leases are named.
+    pub fn leases(&self) -> impl Iterator<Item = (&str, &str)> {
+        let held = self.watches.iter().filter(|(_, watch)| watch.is_held());
+        held.map(|(subject, watch)| (&*subject.host, watch.backend().url()))
     }
 
     /// The visits that are due, the longest overdue first, `most` at once.
     pub fn visits(&self, most: usize, now: Instant) -> Vec<Due> {
         let due = self.visits.iter().take_while(|(at, _)| *at <= now).take(most);
         due.map(|(_, subject)| {
-            let (intent, recorded) = self.watches[subject].visit(now);
-            Due { subject: Arc::clone(subject), intent, recorded }
+            let visit = self.watches[subject].visit(&subject.host, now);
+            Due { subject: Arc::clone(subject), visit }
         })
         .collect()
     }
@@ -242,25 +242,25 @@ const STALL: Duration = Duration::from_secs(2);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::LEASE;
+    use crate::store::{Intent, LEASE};
 
-    fn subject(number: usize) -> Subject {
-        Subject { host: "host".to_owned(), url: format!("http://b{number}") }
+    fn backend(number: usize) -> Arc<Backend> {
+        Arc::new(Backend::parse(&format!("http://b{number}")).unwrap())
     }
 
-    fn backend() -> Arc<Backend> {
-        Arc::new(Backend::parse("http://b").unwrap())
+    fn held(due: &Due) -> Standing {
+        Standing::Held { url: due.visit.urls[0].clone(), recorded: due.visit.announced.clone() }
     }
 
     /// A schedule in which so many backends are held, and due to be checked.
     fn holding(count: usize, now: Instant) -> Schedule {
         let mut schedule = Schedule::default();
         for number in 0..count {
-            assert_eq!(schedule.announce(subject(number), backend(), number, now), Admission::New);
+            assert_eq!(schedule.announce("host", backend(number), number, now), Admission::New);
         }
         for due in schedule.visits(MOST, now) {
-            assert_eq!(due.intent, Intent::Claim);
-            assert_eq!(schedule.visited(&due.subject, Standing::Held(due.recorded), now), (Turn::Began, None));
+            assert_eq!(due.visit.intent, Intent::Claim);
+            assert_eq!(schedule.visited(&due.subject, held(&due), now), (Turn::Began, None));
         }
         schedule
     }
@@ -273,9 +273,19 @@ mod tests {
     fn a_backend_is_watched_once_and_the_number_is_bounded() {
         let now = Instant::now();
         let mut schedule = holding(MOST, now);
-        assert_eq!(schedule.announce(subject(7), backend(), 7, now), Admission::Known);
-        assert_eq!(schedule.announce(subject(MOST), backend(), 0, now), Admission::Full);
+        assert_eq!(schedule.announce("host", backend(7), 7, now), Admission::Known);
+        assert_eq!(schedule.announce("host", backend(MOST), 0, now), Admission::Full);
         assert_eq!((schedule.len(), schedule.held(), schedule.leases().count()), (MOST, MOST, MOST));
+    }
+
+    #[test]
+    fn however_a_url_is_spelled_its_backend_is_watched_once() {
+        let now = Instant::now();
+        let mut schedule = holding(1, now);
+        let respelled = Arc::new(Backend::parse("B0:80/").unwrap());
+        assert_eq!(schedule.announce("host", Arc::clone(&respelled), 0, now), Admission::Known);
+        assert_eq!(schedule.announce("other", respelled, 0, now), Admission::New);
+        assert_eq!(schedule.leases().collect::<Vec<_>>(), [("host", "http://b0")]);
     }
 
     #[test]
@@ -335,7 +345,7 @@ mod tests {
         schedule.checked(refused, false, now);
         permits(&mut schedule, now);
         let later = now + Duration::from_secs(1);
-        assert_eq!(schedule.permit(later).unwrap().subject.url, prompt.subject.url);
+        assert_eq!(schedule.permit(later).unwrap().subject, prompt.subject);
     }
 
     #[test]
@@ -344,12 +354,12 @@ mod tests {
         let mut schedule = Schedule::default();
         for number in 0..3 {
             let at = now + Duration::from_millis(10 - number as u64);
-            schedule.announce(subject(number), backend(), 0, at);
+            schedule.announce("host", backend(number), 0, at);
             let due = schedule.visits(1, at).remove(0);
-            schedule.visited(&due.subject, Standing::Held(vec![0]), at);
+            schedule.visited(&due.subject, held(&due), at);
         }
         let urls: Vec<_> =
-            permits(&mut schedule, now + STALL).iter().map(|permit| permit.subject.url.clone()).collect();
+            permits(&mut schedule, now + STALL).iter().map(|permit| permit.backend.url().to_owned()).collect();
         assert_eq!(urls, ["http://b2", "http://b1", "http://b0"]);
     }
 
@@ -360,7 +370,7 @@ mod tests {
         let permit = schedule.permit(now).unwrap();
         assert!(schedule.visits(1, now).is_empty());
         schedule.checked(permit.ticket, false, now);
-        assert_eq!(schedule.visits(1, now)[0].intent, Intent::Keep);
+        assert_eq!(schedule.visits(1, now)[0].visit.intent, Intent::Keep);
     }
 
     #[test]
@@ -375,6 +385,6 @@ mod tests {
         }
         assert_eq!((schedule.held(), schedule.len()), (0, 8));
         assert!(schedule.permit(later).is_none());
-        assert!(schedule.visits(100, later).iter().all(|due| due.intent == Intent::Claim));
+        assert!(schedule.visits(100, later).iter().all(|due| due.visit.intent == Intent::Claim));
     }
 }

@@ -7,26 +7,40 @@ use std::{
 
 use crate::{
     routing::Backend,
-    store::{Intent, LEASE, Standing},
+    store::{Intent, LEASE, Standing, Visit},
 };
 
 use super::slots::Pace;
 
-/// A backend of a frontend, as Redis names both.
+/// A backend of a frontend.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Subject {
-    /// The frontend's host.
+    /// The frontend's host, as its key has it.
     pub host: String,
-    /// The backend's URL.
-    pub url: String,
+    /// The backend's origin, which all spellings of its URL have in common.
+    pub origin: String,
+}
+
+impl Subject {
+    /// This backend of the frontend with this host.
+    pub fn new(host: &str, backend: &Backend) -> Self {
+        Self { host: host.to_owned(), origin: backend.origin().to_string() }
+    }
 }
 
 /// The state of a watch.
 #[derive(Debug)]
 pub struct Watch {
+    /// Spelled as the list has it, once that is known.
     backend: Arc<Backend>,
-    /// The indexes under which the backend is, or may be, in the dead set.
-    recorded: Vec<usize>,
+    /// The spellings of its URL under which others have announced it.
+    heard: Vec<String>,
+    /// The spelling under which the lease was last held.
+    leased: Option<String>,
+    /// The indexes that the backend was seen to have.
+    seen: Vec<usize>,
+    /// The indexes under which it was announced since.
+    announced: Vec<usize>,
     role: Role,
     visit_at: Instant,
     check: Check,
@@ -81,11 +95,14 @@ pub enum End {
 }
 
 impl Watch {
-    /// A watch that begins now; `index` is where the backend was recorded.
+    /// A watch that begins now; `index` is where the backend was announced.
     pub fn new(backend: Arc<Backend>, index: usize, now: Instant) -> Self {
         Self {
+            heard: vec![backend.url().to_owned()],
             backend,
-            recorded: vec![index],
+            leased: None,
+            seen: Vec::new(),
+            announced: vec![index],
             role: Role::Unsettled,
             visit_at: now,
             check: Check::None,
@@ -117,10 +134,17 @@ impl Watch {
         matches!(self.role, Role::Holder { .. })
     }
 
-    /// The backend was announced dead once more, recorded under this index.
-    pub fn announced(&mut self, index: usize, now: Instant) {
-        if !self.recorded.contains(&index) && self.recorded.len() < MOST_RECORDED {
-            self.recorded.push(index);
+    /// The backend was announced dead once more, under this spelling and index.
+    pub fn announced(&mut self, url: &str, index: usize, now: Instant) {
+        let is_known = self.seen.contains(&index) || self.announced.contains(&index);
+        if !is_known && self.seen.len() + self.announced.len() < MOST_RECORDED {
+            self.announced.push(index);
+        }
+        if !self.heard.iter().any(|heard| heard == url) {
+            if self.heard.len() == MOST_HEARD {
+                self.heard.remove(0);
+            }
+            self.heard.push(url.to_owned());
         }
         if matches!(self.role, Role::Standby { .. }) {
             self.visit_at = now;
@@ -134,24 +158,38 @@ impl Watch {
         self.visit_at = now;
     }
 
-    /// What the visit that is due is for, and under which indexes the backend was last recorded.
-    pub fn visit(&self, now: Instant) -> (Intent, Vec<usize>) {
-        let intent = match self.role {
+    /// The visit that is due.
+    pub fn visit(&self, host: &str, now: Instant) -> Visit {
+        let own = self.backend.url();
+        let others = self.heard.iter().filter(|heard| *heard != own).cloned();
+        Visit {
+            host: host.to_owned(),
+            urls: std::iter::once(own.to_owned()).chain(others).collect(),
+            leased: self.leased.clone(),
+            intent: self.intent(now),
+            seen: self.seen.clone(),
+            announced: self.announced.clone(),
+        }
+    }
+
+    fn intent(&self, now: Instant) -> Intent {
+        match self.role {
             Role::Holder { .. } if self.check == Check::Passed => Intent::Revive,
             Role::Holder { until } if now < until && self.is_sick => Intent::Keep,
             Role::Standby { until: Some(until) } if now >= until && now < self.visit_at + TARDY => Intent::Follow,
             Role::Standby { until } if until.is_none_or(|until| now < until) => Intent::FollowEarly,
             // Nobody is buried before a check has said so. And who has overslept may find that others have revived it.
             Role::Unsettled | Role::Holder { .. } | Role::Standby { .. } => Intent::Claim,
-        };
-        (intent, self.recorded.clone())
+        }
     }
 
     /// Takes in what the visit at `now` has come to.
     pub fn visited(&mut self, standing: Standing, now: Instant) -> Turn {
         match standing {
-            Standing::Held(recorded) => {
-                self.recorded = recorded;
+            Standing::Held { url, recorded } => {
+                (self.seen, self.announced) = (recorded, Vec::new());
+                self.spell(&url);
+                self.leased = Some(url);
                 self.visit_at = now + PACE;
                 let was_held = self.is_held();
                 self.role = Role::Holder { until: now + LEASE };
@@ -172,6 +210,15 @@ impl Watch {
             Standing::Alive if self.check == Check::Passed => Turn::Ended(End::Revived),
             Standing::Alive => Turn::Ended(End::RevivedElsewhere),
             Standing::Unlisted => Turn::Ended(End::Unlisted),
+        }
+    }
+
+    /// Takes in how the list spells the backend's URL.
+    fn spell(&mut self, url: &str) {
+        if self.backend.url() != url
+            && let Ok(backend) = Backend::parse(url)
+        {
+            self.backend = Arc::new(backend);
         }
     }
 
@@ -223,6 +270,9 @@ const TARDY: Duration = Duration::from_secs(3);
 /// Indexes under which one backend may be recorded, before further ones are taken for junk.
 const MOST_RECORDED: usize = 16;
 
+/// Spellings of one backend's URL that are remembered, the latest.
+const MOST_HEARD: usize = 4;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -235,24 +285,41 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
+    fn held(recorded: &[usize]) -> Standing {
+        Standing::Held { url: "http://b".to_owned(), recorded: recorded.to_vec() }
+    }
+
+    fn intent(watch: &Watch, now: Instant) -> Intent {
+        watch.visit("host", now).intent
+    }
+
     #[test]
     fn a_watch_claims_checks_keeps_and_revives() {
         let now = Instant::now();
         let mut watch = watch(now);
-        assert_eq!((watch.visit_at(), watch.visit(now)), (now, (Intent::Claim, vec![3])));
-        assert_eq!(watch.visited(Standing::Held(vec![4]), now), Turn::Began);
+        let visit = watch.visit("host", now);
+        assert_eq!(
+            (watch.visit_at(), visit.intent, visit.seen, visit.announced),
+            (now, Intent::Claim, vec![], vec![3])
+        );
+        assert_eq!(watch.visited(held(&[4]), now), Turn::Began);
         assert_eq!((watch.check_at(), watch.visit_at()), (Some(now), now + PACE));
         watch.check_begun(7);
         assert_eq!((watch.check_at(), watch.running()), (None, Some(7)));
-        assert_eq!(watch.visit(now + PACE), (Intent::Claim, vec![4]), "nothing has been found yet");
-        assert_eq!(watch.visited(Standing::Held(vec![4]), now + PACE), Turn::None);
+        let visit = watch.visit("host", now + PACE);
+        assert_eq!(
+            (visit.intent, visit.seen, visit.announced),
+            (Intent::Claim, vec![4], vec![]),
+            "nothing is known yet"
+        );
+        assert_eq!(watch.visited(held(&[4]), now + PACE), Turn::None);
         assert_eq!(watch.running(), Some(7));
         watch.checked(false, now + secs(5));
         assert_eq!(watch.check_at(), Some(now + secs(6)));
         watch.check_begun(8);
-        assert_eq!(watch.visit(now + secs(6)).0, Intent::Keep, "whether a check runs or not");
+        assert_eq!(intent(&watch, now + secs(6)), Intent::Keep, "whether a check runs or not");
         watch.checked(true, now + secs(6));
-        assert_eq!((watch.visit_at(), watch.visit(now + secs(6)).0), (now + secs(6), Intent::Revive));
+        assert_eq!((watch.visit_at(), intent(&watch, now + secs(6))), (now + secs(6), Intent::Revive));
         assert_eq!(watch.visited(Standing::Alive, now + secs(6)), Turn::Ended(End::Revived));
     }
 
@@ -262,11 +329,11 @@ mod tests {
         let mut watch = watch(now);
         assert_eq!(watch.visited(Standing::AnothersFor(Some(secs(29))), now), Turn::None);
         assert_eq!((watch.check_at(), watch.visit_at()), (None, now + LOOK));
-        assert_eq!(watch.visit(now + LOOK).0, Intent::FollowEarly);
+        assert_eq!(intent(&watch, now + LOOK), Intent::FollowEarly);
         watch.visited(Standing::AnothersFor(Some(secs(2))), now + secs(27));
         assert_eq!(watch.visit_at(), now + secs(29) + MARGIN);
-        assert_eq!(watch.visit(watch.visit_at()).0, Intent::Follow);
-        assert_eq!(watch.visited(Standing::Held(vec![3]), now + secs(30)), Turn::Began);
+        assert_eq!(intent(&watch, watch.visit_at()), Intent::Follow);
+        assert_eq!(watch.visited(held(&[3]), now + secs(30)), Turn::Began);
     }
 
     #[test]
@@ -282,14 +349,14 @@ mod tests {
         let now = Instant::now();
         let mut watch = watch(now);
         watch.visited(Standing::AnothersFor(None), now);
-        assert_eq!((watch.visit_at(), watch.visit(now + secs(999)).0), (now + LOOK, Intent::FollowEarly));
+        assert_eq!((watch.visit_at(), intent(&watch, now + secs(999))), (now + LOOK, Intent::FollowEarly));
     }
 
     #[test]
     fn a_lease_that_is_lost_ends_the_checks() {
         let now = Instant::now();
         let mut watch = watch(now);
-        watch.visited(Standing::Held(vec![3]), now);
+        watch.visited(held(&[3]), now);
         watch.check_begun(1);
         assert_eq!(watch.visited(Standing::AnothersFor(Some(secs(30))), now), Turn::Yielded);
         assert_eq!((watch.running(), watch.check_at(), watch.is_held()), (None, None, false));
@@ -299,12 +366,12 @@ mod tests {
     fn who_oversleeps_claims_anew() {
         let now = Instant::now();
         let mut watch = watch(now);
-        watch.visited(Standing::Held(vec![3]), now);
+        watch.visited(held(&[3]), now);
         watch.checked(false, now);
-        assert_eq!(watch.visit(now + LEASE.saturating_sub(secs(1))).0, Intent::Keep);
-        assert_eq!(watch.visit(now + LEASE).0, Intent::Claim);
+        assert_eq!(intent(&watch, now + LEASE.saturating_sub(secs(1))), Intent::Keep);
+        assert_eq!(intent(&watch, now + LEASE), Intent::Claim);
         watch.unsettle(now);
-        assert_eq!((watch.visit(now).0, watch.check_at()), (Intent::Claim, None));
+        assert_eq!((intent(&watch, now), watch.check_at()), (Intent::Claim, None));
     }
 
     #[test]
@@ -312,11 +379,11 @@ mod tests {
         let now = Instant::now();
         let mut watch = watch(now);
         watch.visited(Standing::AnothersFor(Some(secs(30))), now);
-        assert_eq!(watch.visit(now + secs(29)).0, Intent::FollowEarly);
-        assert_eq!(watch.visit(now + secs(40)).0, Intent::Claim, "it has been revived meanwhile, for all we know");
+        assert_eq!(intent(&watch, now + secs(29)), Intent::FollowEarly);
+        assert_eq!(intent(&watch, now + secs(40)), Intent::Claim, "it has been revived meanwhile, for all we know");
         watch.visited(Standing::AnothersFor(Some(secs(1))), now);
-        assert_eq!(watch.visit(now + secs(2)).0, Intent::Follow, "a little late");
-        assert_eq!(watch.visit(now + secs(5)).0, Intent::Claim);
+        assert_eq!(intent(&watch, now + secs(2)), Intent::Follow, "a little late");
+        assert_eq!(intent(&watch, now + secs(5)), Intent::Claim);
     }
 
     #[test]
@@ -325,8 +392,24 @@ mod tests {
         let mut watch = watch(now);
         watch.visited(Standing::AnothersFor(Some(secs(29))), now);
         for index in 0..100 {
-            watch.announced(index, now);
+            watch.announced(&format!("http://b/{index}"), index, now);
         }
-        assert_eq!((watch.visit_at(), watch.visit(now).1.len()), (now, MOST_RECORDED));
+        let visit = watch.visit("host", now);
+        assert_eq!((watch.visit_at(), visit.announced.len(), visit.urls.len()), (now, MOST_RECORDED, MOST_HEARD + 1));
+        assert_eq!((&*visit.urls[0], &*visit.urls[MOST_HEARD]), ("http://b", "http://b/99"));
+    }
+
+    #[test]
+    fn the_list_s_spelling_takes_the_place_of_the_announced_one() {
+        let now = Instant::now();
+        let mut watch = Watch::new(Arc::new(Backend::parse("http://b/").unwrap()), 0, now);
+        assert_eq!(
+            (watch.visit("host", now).urls, watch.visit("host", now).leased),
+            (vec!["http://b/".to_owned()], None)
+        );
+        watch.visited(held(&[0]), now);
+        let visit = watch.visit("host", now);
+        assert_eq!((visit.urls, visit.leased), (vec!["http://b".into(), "http://b/".into()], Some("http://b".into())));
+        assert_eq!(watch.backend().url(), "http://b");
     }
 }

@@ -73,13 +73,14 @@ impl Sticky {
         Some(HeaderValue::from_maybe_shared(bytes::Bytes::from(cookie)).expect("base64 is visible ASCII"))
     }
 
-    /// What stands for a backend. Kept with it, which is possible because no two frontends share one.
+    /// What stands for a backend, however its URL is spelled. Kept with it, which is possible because no two frontends share
+    /// one.
     fn tag<'a>(&self, frontend: &Frontend, backend: &'a Backend) -> &'a str {
         backend.tag(|| {
-            let (key, url) = (frontend.key().as_bytes(), backend.url().as_bytes());
+            let (key, origin) = (frontend.key().as_bytes(), backend.origin().to_string());
             let mut hash = hmac::Context::with_key(&self.key);
             // The length says where the one ends and the other begins.
-            for part in [&(key.len() as u64).to_be_bytes()[..], key, url] {
+            for part in [&(key.len() as u64).to_be_bytes()[..], key, origin.as_bytes()] {
                 hash.update(part);
             }
             BASE64URL_NOPAD.encode(&hash.sign().as_ref()[..TAG_BYTES]).into()
@@ -162,6 +163,14 @@ mod tests {
         let [one, other] = [("ab", "c"), ("a", "bc")]
             .map(|(key, url)| sticky.tag(&frontend(key, &URLS), &Backend::parse(url).unwrap()).to_owned());
         assert_ne!(one, other, "what is hashed can be read in two ways");
+    }
+
+    #[test]
+    fn a_cookie_names_its_backend_however_the_url_is_spelled() {
+        let sticky = sticky("one");
+        let pair = pair(&sticky, &frontend("host", &URLS), 1);
+        let respelled = frontend("host", &["http://10.0.0.9", " HTTP://10.0.0.2:8080/base\n"]);
+        assert_eq!(wanted(&sticky, &respelled, &[&pair]), Some(1));
     }
 
     #[test]

@@ -1,8 +1,6 @@
 //! One backend of a frontend: where it is, and whether it is out of rotation.
 
 use std::{
-    fmt,
-    net::IpAddr,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
@@ -10,12 +8,10 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderValue, uri::Authority};
+use super::{BackendError, Moment, Origin, origin::Parts};
 
-use super::Moment;
-
-/// A backend as a frontend's list names it. Its identity is the text of its URL: a dead mark follows that text through every
-/// edit of the list, never an index.
+/// A backend as a frontend's list names it. Its identity is its origin: a dead mark follows scheme, host and port through
+/// every edit of the list and every other spelling of the URL, never an index.
 #[derive(Debug)]
 pub struct Backend {
     url: Box<str>,
@@ -28,58 +24,51 @@ pub struct Backend {
     tag: OnceLock<Box<str>>,
 }
 
-/// Where connections go: backends of different frontends with the same origin share their pooled connections.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Origin {
-    /// Whether the connection is TLS (`https`).
-    pub tls: bool,
-    /// The address or name to connect to.
-    pub host: OriginHost,
-    /// 80 or 443 when the URL has none.
-    pub port: u16,
-}
-
-/// The host part of an [`Origin`].
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum OriginHost {
-    /// A literal address, which needs no look-up and leaves the request's `Host` alone.
-    Ip(IpAddr),
-    /// A name, whose addresses may change and which replaces the request's `Host`.
-    Name(HeaderValue),
-}
-
-/// Why a list element cannot be a backend.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BackendError {
-    /// Neither `http` nor `https`.
-    #[error("the scheme is neither http nor https")]
-    Scheme,
-    /// No host, or one with illegal characters.
-    #[error("the host is missing or malformed")]
-    Host,
-    /// Not a number from 1 to 65535.
-    #[error("the port is not a number from 1 to 65535")]
-    Port,
-}
-
 impl Backend {
-    /// Parses a list element such as `http://10.0.0.1:8080`, `https://name` or `10.0.0.1:8080`. A path is ignored.
+    /// Parses a list element such as `http://10.0.0.1:8080`, `https://name` or `10.0.0.1:8080`.
     pub fn parse(url: &str) -> Result<Self, BackendError> {
-        Ok(Self {
-            url: url.into(),
-            origin: Arc::new(Origin::parse(url)?),
+        Ok(Self::new(url, Arc::new(Origin::parse(url)?)))
+    }
+
+    /// What a list element names, whose origin this is.
+    pub fn new(url: &str, origin: Arc<Origin>) -> Self {
+        Self {
+            url: url.trim_ascii().into(),
+            origin,
             dead_until: AtomicU64::new(0),
             failed_at: AtomicU64::new(0),
             held_until: AtomicU64::new(0),
             is_retired: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
             tag: OnceLock::new(),
-        })
+        }
     }
 
-    /// The list element, to the byte.
+    /// The same backend, as dead as it is, under another spelling of its URL.
+    #[must_use]
+    pub fn respelled(&self, url: &str, origin: Origin) -> Self {
+        let copy = |moment: &AtomicU64| moment.load(Ordering::Relaxed).into();
+        Self {
+            dead_until: copy(&self.dead_until),
+            failed_at: copy(&self.failed_at),
+            held_until: copy(&self.held_until),
+            ..Self::new(url, Arc::new(origin))
+        }
+    }
+
+    /// The list element without the white space around it.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Host and port as the list element has them.
+    pub fn address(&self) -> &str {
+        Parts::of(&self.url).address()
+    }
+
+    /// The list element's path; may be empty. Requests ignore it.
+    pub fn path(&self) -> &str {
+        Parts::of(&self.url).path()
     }
 
     /// Where to connect.
@@ -152,67 +141,6 @@ impl Backend {
     }
 }
 
-impl Origin {
-    fn parse(url: &str) -> Result<Self, BackendError> {
-        let (tls, rest) = match url.split_once("://") {
-            None => (false, url),
-            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => (false, rest),
-            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => (true, rest),
-            Some(_) => return Err(BackendError::Scheme),
-        };
-        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-        let authority: Authority = rest[..end].parse().map_err(|_| BackendError::Host)?;
-        let host = authority.host();
-        if host.is_empty() {
-            return Err(BackendError::Host);
-        }
-        let after_user = authority.as_str().rsplit_once('@').map_or(authority.as_str(), |(_, rest)| rest);
-        let port = match after_user[host.len()..].strip_prefix(':') {
-            None | Some("") => {
-                if tls {
-                    443
-                } else {
-                    80
-                }
-            }
-            Some(digits) => digits.parse().ok().filter(|&port| port != 0).ok_or(BackendError::Port)?,
-        };
-        let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
-        let host = match bare.parse::<IpAddr>() {
-            Ok(address) => OriginHost::Ip(address),
-            Err(_) if bare.len() != host.len() => return Err(BackendError::Host),
-            Err(_) => OriginHost::Name(HeaderValue::from_str(host).map_err(|_| BackendError::Host)?),
-        };
-        Ok(Self { tls, host, port })
-    }
-}
-
-impl OriginHost {
-    /// The name, where it is one. Authorities are ASCII, so a name always is too.
-    pub fn name(&self) -> Option<&str> {
-        self.header().and_then(|name| name.to_str().ok())
-    }
-
-    /// The name, where it is one, as a `Host` header.
-    pub fn header(&self) -> Option<&HeaderValue> {
-        match self {
-            Self::Ip(_) => None,
-            Self::Name(name) => Some(name),
-        }
-    }
-}
-
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scheme = if self.tls { "https" } else { "http" };
-        match &self.host {
-            OriginHost::Ip(IpAddr::V6(address)) => write!(f, "{scheme}://[{address}]:{}", self.port),
-            OriginHost::Ip(address) => write!(f, "{scheme}://{address}:{}", self.port),
-            OriginHost::Name(name) => write!(f, "{scheme}://{}:{}", name.to_str().unwrap_or("?"), self.port),
-        }
-    }
-}
-
 /// How long a backend is left out at its first relapse.
 const FIRST_HOLD: Duration = Duration::from_millis(10);
 
@@ -221,45 +149,7 @@ const LONGEST_HOLD: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
-
-    fn origin(url: &str) -> String {
-        Backend::parse(url).unwrap().origin().to_string()
-    }
-
-    #[test]
-    fn urls_seen_in_the_wild() {
-        assert_eq!(origin("http://10.0.0.1:8080"), "http://10.0.0.1:8080");
-        assert_eq!(origin("http://10.0.0.1"), "http://10.0.0.1:80");
-        assert_eq!(origin("https://host"), "https://host:443");
-        assert_eq!(origin("HTTPS://host:8443/path?q"), "https://host:8443");
-        assert_eq!(origin("10.0.0.1:8080"), "http://10.0.0.1:8080");
-        assert_eq!(origin("http://name.internal:80/"), "http://name.internal:80");
-        assert_eq!(origin("http://[::1]:80"), "http://[::1]:80");
-        assert_eq!(origin("http://user:secret@host:81"), "http://host:81");
-        assert_eq!(origin("host:"), "http://host:80");
-    }
-
-    #[test]
-    fn junk_is_refused() {
-        for (url, error) in [
-            ("", BackendError::Host),
-            ("http://", BackendError::Host),
-            ("ftp://host", BackendError::Scheme),
-            ("http://host:0", BackendError::Port),
-            ("http://host:65536", BackendError::Port),
-            ("http://host:-1", BackendError::Host),
-            ("http://a b", BackendError::Host),
-            ("http://[junk]:80", BackendError::Host),
-        ] {
-            assert!(Backend::parse(url).is_err(), "{url} was accepted");
-            if error != BackendError::Host {
-                assert_eq!(Backend::parse(url).unwrap_err(), error, "{url}");
-            }
-        }
-    }
 
     #[test]
     fn only_the_first_of_several_failures_marks() {
@@ -310,18 +200,13 @@ mod tests {
         }
     }
 
-    proptest! {
-        #[test]
-        fn parsing_never_panics(url in "\\PC{0,40}") {
-            if let Ok(backend) = Backend::parse(&url) {
-                prop_assert_eq!(backend.url(), url.as_str());
-                prop_assert_ne!(backend.origin().port, 0);
-            }
-        }
-
-        #[test]
-        fn what_it_prints_it_parses(url in "(http|https)://([a-z][a-z0-9.]{0,20}|10\\.0\\.0\\.[0-9]):[1-9][0-9]{0,3}") {
-            prop_assert_eq!(origin(&url), url);
-        }
+    #[test]
+    fn another_spelling_is_as_dead() {
+        let (now, until) = (Moment::from_millis(100), Moment::from_millis(200));
+        let backend = Backend::parse("http://10.0.0.1").unwrap();
+        backend.fail(now, until);
+        let respelled = backend.respelled("10.0.0.1/\n", Origin::parse("10.0.0.1/").unwrap());
+        assert_eq!((respelled.url(), respelled.path(), respelled.dead_until()), ("10.0.0.1/", "/", until));
+        assert_eq!(respelled.origin(), backend.origin());
     }
 }

@@ -7,7 +7,7 @@ use std::sync::{
 
 use smallvec::SmallVec;
 
-use super::{Backend, Moment, RetryBudget};
+use super::{Backend, Moment, Origin, RetryBudget};
 
 /// A frontend with at least one backend. Immutable but for its cursor and its backends' dead marks.
 #[derive(Debug)]
@@ -24,7 +24,8 @@ pub struct Frontend {
     budget: OnceLock<Arc<RetryBudget>>,
 }
 
-/// One element of the frontend's list. A URL that is listed twice fills two slots, which share one [`Backend`].
+/// One element of the frontend's list. A backend that is listed twice, whatever the spellings, fills two slots, which share one
+/// [`Backend`].
 #[derive(Clone, Debug)]
 pub struct Slot {
     /// Zero-based position among the list's backends, which is what `dead:` sets hold. Malformed elements count, so slots
@@ -117,9 +118,14 @@ impl Frontend {
         Some(&self.slots[position].backend)
     }
 
-    /// The first slot with this URL.
+    /// The first slot of this backend.
+    pub fn slot_at(&self, origin: &Origin) -> Option<&Slot> {
+        self.slots.iter().find(|slot| **slot.backend.origin() == *origin)
+    }
+
+    /// The first slot of the backend that this URL means, however it is spelled.
     pub fn slot_of(&self, url: &str) -> Option<&Slot> {
-        self.slots.iter().find(|slot| slot.backend.url() == url)
+        self.slot_at(&Origin::parse(url).ok()?)
     }
 
     /// What its requests' retries are counted by.

@@ -10,6 +10,7 @@ mod budget;
 mod frontend;
 mod host;
 mod moment;
+mod origin;
 mod snapshot;
 
 use std::sync::Arc;
@@ -17,12 +18,13 @@ use std::sync::Arc;
 use arc_swap::{ArcSwap, Guard};
 use tokio::sync::watch;
 
-pub use backend::{Backend, BackendError, Origin, OriginHost};
+pub use backend::Backend;
 pub use balance::InFlight;
 pub use budget::RetryBudget;
 pub use frontend::{Choice, Frontend, Slot, Tried};
 pub use host::{Host, HostError};
 pub use moment::{Clock, Moment};
+pub use origin::{BackendError, Origin, OriginHost};
 pub use snapshot::Snapshot;
 
 /// A backend that failed, on its way to the write Redis.

@@ -35,18 +35,24 @@ pub struct HealthSession {
 }
 
 /// One look at a backend that is, or was, dead.
+#[derive(Debug, PartialEq, Eq)]
 pub struct Visit {
     /// The frontend's host, as its key spells it.
     pub host: String,
-    /// The backend's URL, as the list has it.
-    pub url: String,
+    /// The spellings of the backend's URL that are known, at least one. Whichever the list has, it is the same backend; and a
+    /// lease under any of them is another's to respect.
+    pub urls: Vec<String>,
+    /// The spelling under which the lease was last held.
+    pub leased: Option<String>,
     /// What is wanted.
     pub intent: Intent,
-    /// The indexes under which it was last recorded.
-    pub recorded: Vec<usize>,
+    /// The indexes that it was last seen to have.
+    pub seen: Vec<usize>,
+    /// The indexes under which it was announced since. Where the list does not have the backend, they are somebody else's.
+    pub announced: Vec<usize>,
 }
 
-/// What a visit is for. None of them touches another's lease, and whatever is found, indexes that mean the backend no more
+/// What a visit is for. None of them touches another's lease, and whatever else is found, indexes that mean the backend no more
 /// are taken out of the set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Intent {
@@ -67,7 +73,12 @@ pub enum Intent {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Standing {
     /// The lease is ours for the next [`LEASE`], and the backend is recorded under these indexes, if at all.
-    Held(Vec<usize>),
+    Held {
+        /// The backend's URL as the list spells it first, which is how the lease is named.
+        url: String,
+        /// The indexes.
+        recorded: Vec<usize>,
+    },
     /// The lease is another's, for so long; `None` if it does not end.
     AnothersFor(Option<Duration>),
     /// The backend is in rotation, and nobody's business.
@@ -98,8 +109,8 @@ impl HealthSession {
             commands.ask(WRITE_LIMIT, hash).await
         };
         let (lease, release, criteria) = (
-            load(include_str!("scripts/lease.lua")).await?,
-            load(include_str!("scripts/release.lua")).await?,
+            load(concat!(include_str!("scripts/identity.lua"), include_str!("scripts/lease.lua"))).await?,
+            load(concat!(include_str!("scripts/identity.lua"), include_str!("scripts/release.lua"))).await?,
             load(include_str!("scripts/criteria.lua")).await?,
         );
         let subscriber = Connection::open(server, SUBSCRIPTION).await?;
@@ -149,13 +160,8 @@ impl HealthSession {
 
     /// Makes these visits, each in one atomic step, and says what each has come to, in their order.
     pub async fn visit(&self, visits: &[Visit]) -> Result<Vec<Standing>, StoreError> {
-        let calls = visits.iter().map(|visit| {
-            let intent = visit.intent.word().to_owned();
-            let seconds = LEASE.as_secs().to_string();
-            let mut arguments = vec![intent, self.holder.clone(), seconds, visit.url.clone()];
-            arguments.extend(visit.recorded.iter().map(ToString::to_string));
-            (&self.lease, backend_keys(&visit.host, &visit.url), arguments)
-        });
+        let calls =
+            visits.iter().map(|visit| (&self.lease, host_keys(&visit.host), lease_arguments(visit, &self.holder)));
         let answers = self.run(calls).await?;
         answers.into_iter().map(|answer| standing_of(answer).ok_or_else(|| self.commands.protocol("EVALSHA"))).collect()
     }
@@ -164,7 +170,7 @@ impl HealthSession {
     pub async fn release(&self, backends: &[(String, String)]) -> Result<(), StoreError> {
         let calls = backends.iter().map(|(host, url)| {
             let arguments = vec![self.holder.clone(), DEAD_CHANNEL.to_owned(), host.clone(), url.clone()];
-            (&self.release, backend_keys(host, url), arguments)
+            (&self.release, [host_keys(host), vec![schema::lease_key(host, url)]].concat(), arguments)
         });
         self.run(calls).await.map(drop)
     }
@@ -214,8 +220,18 @@ impl Intent {
     }
 }
 
-fn backend_keys(host: &str, url: &str) -> Vec<String> {
-    vec![format!("{FRONTEND_PREFIX}{host}"), format!("{DEAD_PREFIX}{host}"), schema::lease_key(host, url)]
+fn host_keys(host: &str) -> Vec<String> {
+    vec![format!("{FRONTEND_PREFIX}{host}"), format!("{DEAD_PREFIX}{host}")]
+}
+
+fn lease_arguments(visit: &Visit, holder: &str) -> Vec<String> {
+    let leased = visit.leased.clone().unwrap_or_default();
+    let mut arguments = vec![visit.intent.word().to_owned(), holder.to_owned(), LEASE.as_secs().to_string(), leased];
+    arguments.push(visit.urls.len().to_string());
+    arguments.extend(visit.urls.iter().cloned());
+    arguments.push(visit.seen.len().to_string());
+    arguments.extend(visit.seen.iter().chain(&visit.announced).map(ToString::to_string));
+    arguments
 }
 
 fn command(name: &'static str) -> CustomCommand {
@@ -230,7 +246,12 @@ fn standing_of(answer: Value) -> Option<Standing> {
     let mut parts = answer.into_array().into_iter();
     match parts.next()?.as_i64()? {
         0 => Some(Standing::Alive),
-        1 => parts.map(|index| index.as_str()?.parse().ok()).collect::<Option<_>>().map(Standing::Held),
+        1 => {
+            // What is no text in it is in its path, and does not matter to whoever reads it.
+            let url = String::from_utf8_lossy(&parts.next()?.into_bytes()?).into_owned();
+            let recorded = parts.map(|index| index.as_str()?.parse().ok()).collect::<Option<_>>()?;
+            Some(Standing::Held { url, recorded })
+        }
         2 => {
             let left = parts.next()?.as_i64()?;
             Some(Standing::AnothersFor(u64::try_from(left).ok().map(Duration::from_millis)))
@@ -279,8 +300,10 @@ mod tests {
     fn an_answer_of_another_form_is_none() {
         assert_eq!(standing_of(Value::Null), None);
         assert_eq!(standing_of(Value::Array(vec![Value::from(7)])), None);
-        let held = Value::Array(vec![Value::from(1), Value::from("0"), Value::from("12")]);
-        assert_eq!(standing_of(held), Some(Standing::Held(vec![0, 12])));
+        assert_eq!(standing_of(Value::Array(vec![Value::from(1)])), None);
+        let held = Value::Array([1.into(), "http://x".into(), "0".into(), "12".into()].to_vec());
+        let url = "http://x".to_owned();
+        assert_eq!(standing_of(held), Some(Standing::Held { url, recorded: vec![0, 12] }));
         let anothers = |pttl: i64| standing_of(Value::Array(vec![Value::from(2), Value::from(pttl)]));
         assert_eq!(anothers(1_500), Some(Standing::AnothersFor(Some(Duration::from_millis(1_500)))));
         assert_eq!(anothers(-1), Some(Standing::AnothersFor(None)));

@@ -127,7 +127,7 @@ impl DeadSet {
 pub struct DeadNotice {
     /// The frontend's host, as its key spells it.
     pub host: String,
-    /// The backend's URL, as the list has it.
+    /// The backend's URL, in whatever spelling.
     pub url: String,
     /// Its index when it was marked.
     pub index: usize,

@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 
 use crate::{
-    routing::{Backend, BackendError, Frontend, Moment, Slot, Snapshot},
+    routing::{Backend, BackendError, Frontend, Moment, Origin, Slot, Snapshot},
     store::{DeadSet, List, Record},
 };
 
@@ -77,6 +77,9 @@ impl Table {
             Some(List::Elements(elements)) => {
                 let frontend = self.build(&record.host, elements, &mut applied.malformed);
                 applied.changed = self.put(&record.host, frontend);
+                if applied.changed {
+                    self.respell_dead(&record.host);
+                }
             }
             Some(List::WrongType) => applied.malformed.push(Malformed::NotAList),
             None => {}
@@ -100,9 +103,11 @@ impl Table {
     /// already held its index and an earlier mark of it has run out. The set must have been applied already. Returns whether
     /// it has the backend.
     pub fn remark(&self, host: &str, url: &str, dead: &DeadSet, now: Moment) -> bool {
-        let known = self.dead.get(host).into_iter().flat_map(BTreeMap::values).find(|backend| backend.url() == url);
+        let Ok(origin) = Origin::parse(url) else { return false };
+        let is_meant = |backend: &Arc<Backend>| **backend.origin() == origin;
+        let known = self.dead.get(host).into_iter().flat_map(BTreeMap::values).find(|backend| is_meant(backend));
         let listed = || {
-            let mut slots = self.frontend(host)?.slots().iter().filter(|slot| slot.backend.url() == url);
+            let mut slots = self.frontend(host)?.slots().iter().filter(|slot| is_meant(&slot.backend));
             slots.find(|slot| dead.indexes.contains(&slot.index)).map(|slot| &slot.backend)
         };
         let marked = known.or_else(listed);
@@ -112,12 +117,19 @@ impl Table {
         marked.is_some()
     }
 
-    /// What is left of a dead key after its prefix, taken apart into host and URL, if it is the lease of a backend in the table.
+    /// What is left of a dead key after its prefix, taken apart into host and URL, if it is the lease of a backend in the table,
+    /// under whatever spelling.
     pub fn lease(&self, name: &str) -> Option<(String, String)> {
         let mut colons = name.match_indices(':').map(|(at, _)| (&name[..at], &name[at + 1..]));
         let (host, url) =
             colons.find(|(host, url)| self.frontend(host).is_some_and(|held| held.slot_of(url).is_some()))?;
         Some((host.to_owned(), url.to_owned()))
+    }
+
+    /// How the list spells this backend's URL, as far as it has it.
+    pub fn spelling<'a>(&'a self, host: &str, url: &'a str) -> &'a str {
+        let slot = self.frontend(host).and_then(|frontend| frontend.slot_of(url));
+        slot.map_or(url, |slot| slot.backend.url())
     }
 
     /// The lease of a backend has changed, so somebody checks it, or has just ended to. As long as that goes on, a set that has the
@@ -196,21 +208,11 @@ impl Table {
         let mut backends = self.known_backends(host, previous);
         let mut slots = Vec::with_capacity(urls.len());
         for (index, element) in urls.iter().enumerate() {
-            let parsed = match std::str::from_utf8(element) {
-                Err(_) => Err(BackendError::Host),
-                Ok(url) => match backends.get(url) {
-                    Some(backend) => Ok(Arc::clone(backend)),
-                    None => Backend::parse(url).map(Arc::new).inspect(|backend| {
-                        backends.insert(url, Arc::clone(backend));
-                    }),
-                },
-            };
-            match parsed {
-                Ok(backend) => slots.push(Slot { index, backend }),
-                Err(error) => {
-                    let url = excerpt(&String::from_utf8_lossy(element)).into_owned();
-                    malformed.push(Malformed::Backend { index, url, error });
-                }
+            // Bytes that are no text are no harm in a path, and in a host they are refused.
+            let url = String::from_utf8_lossy(element);
+            match Origin::parse(&url) {
+                Ok(origin) => slots.push(Slot { index, backend: backends.listed_as(&url, origin) }),
+                Err(error) => malformed.push(Malformed::Backend { index, url: excerpt(&url).into_owned(), error }),
             }
         }
         let frontend = Frontend::new(host, &String::from_utf8_lossy(id), slots, urls.len())?;
@@ -220,12 +222,13 @@ impl Table {
         })
     }
 
-    /// The backend objects that already stand for URLs of this host, so that marks survive any edit of the list, even one
+    /// The backend objects that already stand for backends of this host, so that marks survive any edit of the list, even one
     /// that removes the whole list and writes it anew while the dead set stands.
-    fn known_backends<'a>(&'a self, host: &str, previous: Option<&'a Arc<Frontend>>) -> HashMap<&'a str, Arc<Backend>> {
+    fn known_backends(&self, host: &str, previous: Option<&Arc<Frontend>>) -> Backends {
         let dead = self.dead.get(host).into_iter().flat_map(BTreeMap::values);
         let listed = previous.into_iter().flat_map(|frontend| frontend.slots()).map(|slot| &slot.backend);
-        dead.chain(listed).map(|backend| (backend.url(), Arc::clone(backend))).collect()
+        let known = dead.chain(listed).map(|backend| (Arc::clone(backend.origin()), (Arc::clone(backend), false)));
+        Backends(known.collect())
     }
 
     /// Files a frontend under its host; returns whether the snapshot changed.
@@ -274,6 +277,18 @@ impl Table {
         }
     }
 
+    /// Lets the indexes of a dead set mean the objects that the list has now, where it spells a URL differently than before.
+    fn respell_dead(&mut self, host: &str) {
+        let Some(frontend) = self.frontend(host).filter(|_| self.dead.contains_key(host)).cloned() else { return };
+        let listed: HashMap<_, _> =
+            frontend.slots().iter().map(|slot| (slot.backend.origin(), &slot.backend)).collect();
+        for backend in self.dead.get_mut(host).into_iter().flat_map(BTreeMap::values_mut) {
+            if let Some(&respelled) = listed.get(backend.origin()) {
+                *backend = Arc::clone(respelled);
+            }
+        }
+    }
+
     /// Lets the first of the other spellings answer for a host whose lower-case key has no route.
     fn fall_back(&mut self, lower: &str) {
         match self.variants.get(lower).and_then(|spellings| spellings.values().next()) {
@@ -313,6 +328,25 @@ impl Table {
         if !next.is_empty() {
             self.dead.insert(host.into(), next);
         }
+    }
+}
+
+/// One object for each backend of a host, and whether the list that is being read has named it yet.
+struct Backends(HashMap<Arc<Origin>, (Arc<Backend>, bool)>);
+
+impl Backends {
+    /// The object for an element of the list. Its first spelling there counts.
+    fn listed_as(&mut self, url: &str, origin: Origin) -> Arc<Backend> {
+        let Some((backend, is_listed)) = self.0.get_mut(&origin) else {
+            let origin = Arc::new(origin);
+            let backend = Arc::new(Backend::new(url, Arc::clone(&origin)));
+            self.0.insert(origin, (Arc::clone(&backend), true));
+            return backend;
+        };
+        if !std::mem::replace(is_listed, true) && backend.url() != url.trim_ascii() {
+            *backend = Arc::new(backend.respelled(url, origin));
+        }
+        Arc::clone(backend)
     }
 }
 
@@ -464,6 +498,52 @@ mod tests {
     }
 
     #[test]
+    fn a_lease_may_be_spelled_in_any_way() {
+        let mut table = Table::default();
+        table.apply(&record("a", &["id", "http://x:1/\n"], &[0]), NOW);
+        for spelling in ["http://x:1", "http://x:1/\n", "X:1"] {
+            let (host, url) = table.lease(&format!("a:{spelling}")).unwrap();
+            assert_eq!((&*host, &*url, table.spelling(&host, &url)), ("a", spelling, "http://x:1/"));
+        }
+    }
+
+    #[test]
+    fn a_notice_may_spell_the_url_in_any_way() {
+        let mut table = Table::default();
+        let elements = ["id", "http://x:1", "http://y:1"];
+        table.apply(&record("a", &elements, &[0]), NOW);
+        let later = NOW.after(Duration::from_secs(31));
+        let again = record("a", &elements, &[0]);
+        assert!(table.remark("a", "HTTP://X:1/", again.dead.as_ref().unwrap(), later));
+        assert_eq!(alive(&table, "a", later), urls(&["http://y:1"]));
+        assert!(!table.remark("a", "http://y:1/", again.dead.as_ref().unwrap(), later), "the set does not have it");
+        assert!(!table.remark("a", "junk url", again.dead.as_ref().unwrap(), later));
+    }
+
+    #[test]
+    fn a_mark_survives_another_spelling_and_is_lifted_under_it() {
+        let mut table = Table::default();
+        table.apply(&record("a", &["id", "http://x", "http://y"], &[0]), NOW);
+        assert!(table.apply(&record("a", &["id", "http://y", "X:80/\n"], &[0]), NOW).changed);
+        assert_eq!(alive(&table, "a", NOW), urls(&["http://y"]));
+        assert_eq!(table.snapshot().get("a").unwrap().at_index(1).unwrap().url(), "X:80/");
+        assert!(!table.differs(&record("a", &["id", "http://y", "X:80/"], &[0])), "white space is no part of it");
+        table.apply(&record("a", &["id", "http://y", "X:80/"], &[]), NOW);
+        assert_eq!(alive(&table, "a", NOW), urls(&["X:80/", "http://y"]));
+    }
+
+    #[test]
+    fn spellings_of_one_backend_share_its_mark() {
+        let mut table = Table::default();
+        table.apply(&record("a", &["id", "http://x/1", "x:80/2", "http://y"], &[1]), NOW);
+        assert_eq!(alive(&table, "a", NOW), urls(&["http://y"]));
+        let snapshot = table.snapshot();
+        let slots = snapshot.get("a").unwrap().slots();
+        assert!(Arc::ptr_eq(&slots[0].backend, &slots[1].backend));
+        assert_eq!(slots[1].backend.url(), "http://x/1", "the first spelling counts");
+    }
+
+    #[test]
     fn a_lease_prolongs_the_mark_of_its_backend_alone() {
         let mut table = Table::default();
         let elements = ["id", "http://x", "http://y"];
@@ -581,7 +661,7 @@ mod tests {
     proptest! {
         #[test]
         fn the_order_of_edits_does_not_matter_for_where_it_ends(
-            edits in proptest::collection::vec(("[aA][bB]?", proptest::collection::vec("http://[xyz]|junk url", 0..4), proptest::collection::vec(0..4usize, 0..3)), 1..30),
+            edits in proptest::collection::vec(("[aA][bB]?", proptest::collection::vec("http://[xyz]/?|[xyz]:80|junk url", 0..4), proptest::collection::vec(0..4usize, 0..3)), 1..30),
         ) {
             let mut edited = Table::default();
             let mut last = BTreeMap::new();

@@ -208,13 +208,13 @@ impl Reporter {
         Ok(true)
     }
 
-    /// The backend, and the index that it has now; the list may have changed since it failed. `None` if it is not listed
-    /// any more, and then there is nothing to mark.
+    /// The backend, and the index and the spelling that it has now; the list may have changed since it failed. `None` if it is
+    /// not listed any more, and then there is nothing to mark.
     fn notice(&self, frontend: &str, url: &str) -> Option<(DeadNotice, Arc<Backend>)> {
         let snapshot = self.routes.load();
         let frontend = snapshot.get(&frontend.to_ascii_lowercase()).filter(|held| held.key() == frontend)?;
         let slot = frontend.slot_of(url)?;
-        let (host, url) = (frontend.key().to_owned(), url.to_owned());
+        let (host, url) = (frontend.key().to_owned(), slot.backend.url().to_owned());
         let notice = DeadNotice { host, url, index: slot.index, backends: frontend.listed() };
         Some((notice, Arc::clone(&slot.backend)))
     }

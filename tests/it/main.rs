@@ -25,6 +25,7 @@ mod http2_junk;
 mod http2_limits;
 mod http2_streams;
 mod http2_websocket;
+mod identity;
 mod junk;
 mod limits;
 mod logs;

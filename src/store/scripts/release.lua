@@ -1,4 +1,5 @@
--- Gives up the lease of a backend that stays dead, and tells the other instances of it as of a new mark.
+-- Gives up the lease of a backend that stays dead, and tells the other instances of it as of a new mark. `identity.lua` comes
+-- before it.
 --
 -- KEYS  the frontend's list, its dead set, the backend's lease
 -- ARGV  the holder's name, the channel, the frontend's host, the backend's URL
@@ -8,10 +9,12 @@ redis.call('DEL', KEYS[3])
 if redis.call('TYPE', KEYS[1]).ok ~= 'list' or redis.call('TYPE', KEYS[2]).ok ~= 'set' then return 1 end
 
 local list = redis.call('LRANGE', KEYS[1], 1, -1)
-for position, element in ipairs(list) do
-  local index = string.format('%d', position - 1)
-  if element == ARGV[4] and redis.call('SISMEMBER', KEYS[2], index) == 1 then
-    redis.call('PUBLISH', ARGV[2], string.format('%s;%s;%s;%d', ARGV[3], ARGV[4], index, #list))
+local present = positions(list, ARGV[4])
+for _, position in ipairs(present) do
+  local index = format('%d', position - 1)
+  if redis.call('SISMEMBER', KEYS[2], index) == 1 then
+    local spelling = trim(list[present[1]])
+    redis.call('PUBLISH', ARGV[2], table.concat({ARGV[3], spelling, index, format('%d', #list)}, ';'))
     return 1
   end
 end

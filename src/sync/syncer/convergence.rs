@@ -6,7 +6,7 @@ use tracing::warn;
 
 use super::{Ended, Syncer, is_polling};
 use crate::{
-    store::{CertificateRecord, Record, Session},
+    store::{CertificateRecord, Record, Session, StoreError},
     sync::{
         Stock,
         dirty::Dirty,
@@ -104,7 +104,7 @@ impl Syncer {
             let hosts: HashSet<&String> = leases.iter().map(|(host, _)| host).collect();
             let hosts: Vec<String> = hosts.into_iter().cloned().collect();
             let sets = session.dead_sets(&hosts).await?;
-            let are_held = session.leases(leases).await?;
+            let are_held = self.are_held(session, leases).await?;
             let mut records = HashMap::with_capacity(hosts.len());
             for (host, dead) in hosts.into_iter().zip(sets) {
                 let record = Record { host: host.clone(), list: None, dead: Some(dead) };
@@ -118,6 +118,18 @@ impl Syncer {
             }
         }
         Ok(())
+    }
+
+    /// Whether these leases are held, under the spelling that has changed or under the list's own.
+    async fn are_held(&self, session: &Session, leases: &[(String, String)]) -> Result<Vec<bool>, StoreError> {
+        let mut are_held = session.leases(leases).await?;
+        let listed = |(host, url): &(String, String)| (host.clone(), self.table.spelling(host, url).to_owned());
+        let own: Vec<_> = leases.iter().map(listed).collect();
+        if own != leases {
+            let are_held_too = session.leases(&own).await?;
+            are_held.iter_mut().zip(are_held_too).for_each(|(is_held, is_held_too)| *is_held |= is_held_too);
+        }
+        Ok(are_held)
     }
 
     /// Reads what a walk has not met once more, and applies it; with `dirty`, what no event announces is counted.
