@@ -35,6 +35,7 @@ pub struct Dialer {
     timeout: Option<Duration>,
     tls: BackendTls,
     names: Names,
+    remembers_names: bool,
 }
 
 /// Why there is no connection to a backend. No byte of a request has reached it.
@@ -61,7 +62,13 @@ impl Dialer {
     /// `timeout` covers the look-up of the name, the connection and the TLS handshake together; `None` means no limit but
     /// the system's.
     pub fn new(timeout: Option<Duration>, tls: BackendTls, names: Names) -> Self {
-        Self { timeout, tls, names }
+        Self { timeout, tls, names, remembers_names: true }
+    }
+
+    /// The same for names that strangers choose, and that are not worth remembering.
+    #[must_use]
+    pub fn forgetful(&self) -> Self {
+        Self { remembers_names: false, ..self.clone() }
     }
 
     /// Connects to a backend, with TLS if its URL is `https`.
@@ -87,7 +94,9 @@ impl Dialer {
             OriginHost::Ip(address) => connect_to(SocketAddr::new(*address, origin.port)).await,
             host @ OriginHost::Name(_) => {
                 let text = host.name().unwrap_or_default();
-                let (name, addresses) = self.names.find(text).await.map_err(DialError::Resolve)?;
+                let found =
+                    if self.remembers_names { self.names.find(text).await } else { self.names.find_once(text).await };
+                let (name, addresses) = found.map_err(DialError::Resolve)?;
                 let mut attempt = Attempt { names: &self.names, name: &name, has_succeeded: false };
                 let stream = connect_to_any(&name, &addresses, origin.port).await;
                 attempt.has_succeeded = stream.is_ok();

@@ -121,7 +121,17 @@ impl Names {
     /// # Errors
     /// When it has none, or nobody knows.
     pub async fn find(&self, text: &str) -> io::Result<(Arc<Name>, Arc<[IpAddr]>)> {
-        let name = self.name(text);
+        self.addresses(self.name(text)).await
+    }
+
+    /// As [`Names::find`], without remembering a name that is not known yet: strangers chose it, and may choose another each
+    /// time.
+    pub async fn find_once(&self, text: &str) -> io::Result<(Arc<Name>, Arc<[IpAddr]>)> {
+        let known = self.0.table.get(text).map(|name| Arc::clone(&name));
+        self.addresses(known.unwrap_or_else(|| Arc::new(Name::new(text)))).await
+    }
+
+    async fn addresses(&self, name: Arc<Name>) -> io::Result<(Arc<Name>, Arc<[IpAddr]>)> {
         name.used.store(self.seconds(), Ordering::Relaxed);
         // Before anything is looked at, so that no end of a look-up is missed.
         let mut changes = name.known.subscribe();

@@ -8,6 +8,7 @@
 mod probe;
 mod schedule;
 mod slots;
+mod target;
 mod watch;
 
 use std::{
@@ -42,7 +43,7 @@ pub struct Config {
     pub place: Place,
     /// The name in which leases are held; no other instance may have it.
     pub holder: String,
-    /// Most header lines of a response, as for the proxy: what that accepts is healthy here too.
+    /// Most header lines of a response, as for the proxy: what that accepts is healthy here too. A check accepts 1,000 at least.
     pub max_headers: usize,
 }
 

@@ -1,15 +1,17 @@
-//! One check: a request of its own connection, and what its answer says of the backend.
+//! One check: a request on a connection of its own, as many more as the backend redirects it, and what the last answer says of
+//! the backend.
 
 use std::{pin::pin, time::Duration};
 
 use bytes::Bytes;
-use http::{Request, StatusCode, Uri, header};
+use http::{Request, StatusCode, header};
 use http_body_util::{BodyExt, Empty};
 use hyper::{Response, body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use memchr::memmem;
 use tracing::debug;
 
+use super::target::Target;
 use crate::{
     dial::{BackendTls, DialError, Dialer, Names},
     routing::Backend,
@@ -23,7 +25,7 @@ pub enum Finding {
     Healthy,
     /// No connection.
     Unreachable,
-    /// A connection that broke, or bytes that are no response.
+    /// A connection that broke, bytes that are no response, or redirects that lead nowhere or do not end.
     Broken,
     /// No whole answer in time.
     Timeout,
@@ -51,15 +53,25 @@ impl Finding {
 #[derive(Clone)]
 pub struct Prober {
     dialer: Dialer,
+    /// For where redirects lead, which the backend decides.
+    stranger: Dialer,
     http: http1::Builder,
 }
 
+/// One step of a check.
+enum Step {
+    Found(Finding),
+    Redirected(Target),
+}
+
 impl Prober {
-    /// With these connections, and so many header lines in a response at most.
+    /// With these connections. `max_headers` is how many header lines a response may have, if that is more than
+    /// [`MOST_HEADERS`].
     pub fn new(tls: BackendTls, names: Names, max_headers: usize) -> Self {
         let mut http = http1::Builder::new();
-        http.title_case_headers(true).max_headers(max_headers);
-        Self { dialer: Dialer::new(Some(DIAL_LIMIT), tls, names), http }
+        http.title_case_headers(true).max_headers(max_headers.max(MOST_HEADERS));
+        let dialer = Dialer::new(Some(DIAL_LIMIT), tls, names);
+        Self { stranger: dialer.forgetful(), dialer, http }
     }
 
     /// Asks a backend once, within [`PROBE_LIMIT`].
@@ -72,19 +84,32 @@ impl Prober {
 }
 
 async fn ask(prober: &Prober, backend: &Backend, criteria: &Criteria) -> Finding {
-    let Ok(request) = request(backend, &criteria.path) else { return Finding::Broken };
-    let transport = match prober.dialer.connect(backend.origin()).await {
+    let Some(mut target) = Target::below(backend, &criteria.path) else { return Finding::Broken };
+    let mut dialer = &prober.dialer;
+    for _ in 0..=MOST_REDIRECTS {
+        match step(dialer, &prober.http, &target, criteria).await {
+            Step::Found(finding) => return finding,
+            Step::Redirected(next) => (target, dialer) = (next, &prober.stranger),
+        }
+    }
+    Finding::Broken
+}
+
+/// One request and its answer, on a connection of their own, which ends with them.
+async fn step(dialer: &Dialer, http: &http1::Builder, target: &Target, criteria: &Criteria) -> Step {
+    let Ok(request) = request(target) else { return Step::Found(Finding::Broken) };
+    let transport = match dialer.connect(&target.origin).await {
         Ok(transport) => transport,
-        Err(DialError::Timeout(_)) => return Finding::Timeout,
-        Err(_) => return Finding::Unreachable,
+        Err(DialError::Timeout(_)) => return Step::Found(Finding::Timeout),
+        Err(_) => return Step::Found(Finding::Unreachable),
     };
-    let Ok((mut sender, connection)) = prober.http.handshake(TokioIo::new(transport)).await else {
-        return Finding::Broken;
+    let Ok((mut sender, connection)) = http.handshake(TokioIo::new(transport)).await else {
+        return Step::Found(Finding::Broken);
     };
     let exchange = async {
         match sender.send_request(request).await {
-            Ok(response) => judge(response, criteria).await,
-            Err(_) => Finding::Broken,
+            Ok(response) => read(response, target, criteria).await,
+            Err(_) => Step::Found(Finding::Broken),
         }
     };
     // What the connection ends with, the exchange learns too, perhaps after it has read all that came before.
@@ -94,9 +119,27 @@ async fn ask(prober: &Prober, backend: &Backend, criteria: &Criteria) -> Finding
     };
     let (mut exchange, mut driving) = (pin!(exchange), pin!(driving));
     tokio::select! {
-        finding = &mut exchange => finding,
+        step = &mut exchange => step,
         never = &mut driving => never,
     }
+}
+
+async fn read(response: Response<Incoming>, target: &Target, criteria: &Criteria) -> Step {
+    let status = response.status();
+    // Who wants a redirect does not want to see where it leads.
+    if is_redirect(status) && criteria.status != Some(status.as_u16()) {
+        match target.redirected(response.headers()) {
+            Ok(None) => {}
+            Ok(Some(next)) => return Step::Redirected(next),
+            Err(_) => return Step::Found(Finding::Broken),
+        }
+    }
+    Step::Found(judge(response, criteria).await)
+}
+
+/// Whether a GET goes on elsewhere (RFC 9110 section 15.4). One that does not say where is an answer like any other.
+fn is_redirect(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 301..=303 | 307 | 308)
 }
 
 async fn judge(response: Response<Incoming>, criteria: &Criteria) -> Finding {
@@ -118,39 +161,13 @@ async fn judge(response: Response<Incoming>, criteria: &Criteria) -> Finding {
     Finding::Healthy
 }
 
-fn request(backend: &Backend, path: &[u8]) -> Result<Request<Empty<Bytes>>, http::Error> {
-    Request::get(target(path)?)
-        .header(header::HOST, authority(backend.url()))
+fn request(target: &Target) -> Result<Request<Empty<Bytes>>, http::Error> {
+    Request::get(target.uri.clone())
+        .header(header::HOST, &target.authority)
         .header(header::USER_AGENT, USER_AGENT)
         .header(header::ACCEPT, "*/*")
         .header(header::CONNECTION, "close")
         .body(Empty::new())
-}
-
-/// A path as a request can have it: with a slash at its beginning, without a fragment, and what is no character of a path
-/// as its percent code.
-fn target(path: &[u8]) -> Result<Uri, http::Error> {
-    let path = path.split(|&byte| byte == b'#').next().unwrap_or_default();
-    let mut text = String::with_capacity(path.len() + 1);
-    if path.first() != Some(&b'/') {
-        text.push('/');
-    }
-    for &byte in path {
-        if byte.is_ascii_graphic() && !b"\"<>\\^`{|}".contains(&byte) {
-            text.push(char::from(byte));
-        } else {
-            text.push('%');
-            text.extend([byte >> 4, byte & 0xF].map(|digit| char::from(b"0123456789ABCDEF"[usize::from(digit)])));
-        }
-    }
-    Uri::builder().path_and_query(text).build()
-}
-
-/// Host and port as the URL has them.
-fn authority(url: &str) -> &str {
-    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
-    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    rest[..end].rsplit_once('@').map_or(&rest[..end], |(_, host)| host)
 }
 
 /// Looks for a text in a body that comes in pieces, and keeps no more of it than the text is long.
@@ -187,10 +204,16 @@ impl<'a> Search<'a> {
 
 const USER_AGENT: &str = concat!("planb-healthcheck/", env!("CARGO_PKG_VERSION"));
 
+/// How many redirects are followed.
+const MOST_REDIRECTS: usize = 10;
+
+/// Header lines of a response that are read at least, however many requests' responses may have.
+const MOST_HEADERS: usize = 1_000;
+
 /// How long a connection may take.
 const DIAL_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long a check may take in all.
+/// How long a check may take in all, redirects included.
 const PROBE_LIMIT: Duration = Duration::from_secs(15);
 
 #[cfg(test)]
@@ -198,33 +221,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    fn path(text: &str) -> String {
-        target(text.as_bytes()).unwrap().to_string()
-    }
-
-    #[test]
-    fn a_path_begins_with_a_slash() {
-        assert_eq!(path(""), "/");
-        assert_eq!(path("health"), "/health");
-        assert_eq!(path("/health?deep=1"), "/health?deep=1");
-        assert_eq!(path("http://other/"), "/http://other/");
-    }
-
-    #[test]
-    fn what_is_no_character_of_a_path_is_encoded() {
-        assert_eq!(path("/a b\r\nX: y"), "/a%20b%0D%0AX:%20y");
-        assert_eq!(path("/ä#top"), "/%C3%A4");
-        assert_eq!(path("/100%25"), "/100%25");
-    }
-
-    #[test]
-    fn the_host_is_as_the_url_has_it() {
-        assert_eq!(authority("http://10.0.0.1:8080"), "10.0.0.1:8080");
-        assert_eq!(authority("https://name"), "name");
-        assert_eq!(authority("name:81/base"), "name:81");
-        assert_eq!(authority("http://user:secret@[::1]:80/?q"), "[::1]:80");
-    }
 
     #[test]
     fn a_text_is_found_across_pieces() {
@@ -253,11 +249,6 @@ mod tests {
                 prop_assert!(search.tail.len() < wanted.len().max(1));
             }
             prop_assert_eq!(search.is_over(), pieces.concat().contains(&wanted));
-        }
-
-        #[test]
-        fn any_path_can_be_asked_for(path in proptest::collection::vec(any::<u8>(), 0..60)) {
-            prop_assert!(target(&path).unwrap().path().starts_with('/'));
         }
     }
 }

@@ -232,6 +232,163 @@ fn the_path_is_asked_for_and_may_change_at_any_time() {
 }
 
 #[test]
+fn the_path_is_below_the_url_s_own() {
+    let stack = start(&[]);
+    let backend = Backend::start(|exchange| {
+        let is_found = exchange.head.starts_with("GET /base/health ");
+        exchange.answer(if is_found { "200 OK" } else { "404 Not Found" }, "", b"");
+        true
+    });
+    for (number, (end, path)) in [("/base", "health"), ("/base/", "/health"), ("/base?q", "/health")].iter().enumerate()
+    {
+        let (host, url) = (format!("below{number}.test"), format!("{}{end}", backend.url()));
+        stack.list(&host, &[&url]);
+        redis(&stack.master, &["HSET", &format!("healthcheck:{host}"), "path", path, "status", "200"]);
+        // Whatever is announced, the list has the path.
+        bury(&stack.master, &host, &backend.url(), 0, 600);
+        wait_for_revival(&stack.master, &host, &url);
+    }
+}
+
+/// A backend that redirects `/N` to `/N-1`, over and over again, with each status in turn, and answers "well" to `/0`.
+fn redirecting() -> Backend {
+    Backend::start(|exchange| {
+        let number = exchange.head.strip_prefix("GET /").and_then(|rest| rest.split(' ').next()?.parse::<usize>().ok());
+        match number {
+            Some(0) => exchange.answer("200 OK", "", b"well"),
+            None => exchange.answer("404 Not Found", "", b""),
+            Some(number) => {
+                let status = [301, 302, 303, 307, 308][number % 5];
+                let host = exchange.header("host").unwrap().to_owned();
+                // Relative and absolute in turn.
+                let before = if number % 2 == 0 { String::new() } else { format!("http://{host}/") };
+                exchange.answer(
+                    &format!("{status} Elsewhere"),
+                    &format!("Location: {before}{}\r\n", number - 1),
+                    b"sick",
+                );
+            }
+        }
+        true
+    })
+}
+
+#[test]
+fn ten_redirects_are_followed_and_no_more() {
+    let stack = start(&[]);
+    let backend = redirecting();
+    stack.list("long.test", &[&backend.url()]);
+    redis(&stack.master, &["HSET", "healthcheck:long.test", "path", "/11", "status", "200", "body", "well"]);
+    bury(&stack.master, "long.test", &backend.url(), 0, 600);
+    wait_until("it is broken", || stack.planb.count("planb_health_checks_total{result=\"broken\"}") >= 2);
+    assert_eq!(dead(&stack.master, "long.test"), ["0"]);
+    assert!(!backend.requests().iter().any(|head| head.starts_with("GET /0 ")));
+    redis(&stack.master, &["HSET", "healthcheck:long.test", "path", "/10"]);
+    wait_for_revival(&stack.master, "long.test", &backend.url());
+    assert_eq!(backend.connections(), backend.requests().len(), "each on a connection of its own");
+}
+
+#[test]
+fn redirects_lead_to_other_hosts_and_schemes_by_name_too() {
+    let dns = DnsServer::start();
+    let stack = start(&[&dns.flag(), "--backend-tls-verify=false"]);
+    let end = Backend::start_tls(|exchange| {
+        let is_well = exchange.head.starts_with("GET /end?a=1 HTTP/1.1\r\nHost: end.test:");
+        exchange.answer(if is_well { "200 OK" } else { "500 Internal Server Error" }, "", b"well");
+        true
+    });
+    dns.point("end.test", &["127.0.0.1"], 60);
+    let location = format!("https://end.test:{}/end?a=1#b", end.address().port());
+    let begin = Backend::start(move |exchange| {
+        exchange.answer("307 Temporary Redirect", &format!("Location: {location}\r\n"), b"");
+        true
+    });
+    stack.list("far.test", &[&begin.url()]);
+    redis(&stack.master, &["HSET", "healthcheck:far.test", "status", "200", "body", "well"]);
+    bury(&stack.master, "far.test", &begin.url(), 0, 600);
+    wait_for_revival(&stack.master, "far.test", &begin.url());
+    assert_eq!((begin.requests().len(), end.requests().len()), (1, 1));
+    assert_eq!(stack.planb.count("planb_dns_names"), 0, "names that backends choose are not remembered");
+}
+
+#[test]
+fn a_location_can_do_no_more_than_make_the_check_fail() {
+    let stack = start(&[]);
+    let location = Arc::new(Mutex::new(String::new()));
+    let said = Arc::clone(&location);
+    let backend = Backend::start(move |exchange| {
+        let location = said.lock().unwrap().clone();
+        if location == "well" {
+            exchange.answer("200 OK", "", b"");
+        } else {
+            exchange.answer("302 Found", &format!("Location: {location}\r\n"), b"");
+        }
+        true
+    });
+    let (_socket, refusing) = closed_port();
+    let own = Backend::start_tls(|exchange| {
+        exchange.answer("200 OK", "", b"");
+        true
+    });
+    let url = backend.url();
+    stack.list("astray.test", &[&url]);
+    let ended = || -> u64 {
+        let page = stack.planb.metrics_page();
+        let counts = page.lines().filter_map(|line| line.strip_prefix("planb_health_checks_total{"));
+        counts.map(|line| line.split(' ').next_back().unwrap().parse::<u64>().unwrap()).sum()
+    };
+    bury(&stack.master, "astray.test", &url, 0, 600);
+    for junk in [
+        "/again".to_owned(),
+        refusing,
+        own.url(),
+        "ftp://127.0.0.1/".to_owned(),
+        "file:///etc/passwd".to_owned(),
+        "http://".to_owned(),
+        "http://127.0.0.1:99999/".to_owned(),
+        "http://a b/".to_owned(),
+        "http://no.such.name.invalid/".to_owned(),
+        "\u{1F4A3}://\u{1F4A3}".to_owned(),
+        format!("/{}", "x".repeat(100_000)),
+        "x".repeat(2_000_000),
+    ] {
+        junk.clone_into(&mut location.lock().unwrap());
+        let before = ended();
+        wait_until("it was checked", || ended() >= before + 2);
+        assert_eq!(dead(&stack.master, "astray.test"), ["0"], "{}", &junk[..junk.len().min(50)]);
+    }
+    assert_eq!(stack.planb.count("planb_health_checks_total{result=\"healthy\"}"), 0);
+    assert_eq!(own.requests().len(), 0, "its certificate is not believed");
+    "well".clone_into(&mut location.lock().unwrap());
+    wait_for_revival(&stack.master, "astray.test", &url);
+}
+
+#[test]
+fn a_redirect_that_does_not_say_where_is_an_answer() {
+    let stack = start(&[]);
+    let backend = Backend::start(|exchange| {
+        exchange.answer("302 Found", "", b"well");
+        true
+    });
+    stack.list("nowhere.test", &[&backend.url()]);
+    redis(&stack.master, &["HSET", "healthcheck:nowhere.test", "body", "well"]);
+    bury(&stack.master, "nowhere.test", &backend.url(), 0, 600);
+    wait_for_revival(&stack.master, "nowhere.test", &backend.url());
+}
+
+#[test]
+fn an_answer_of_a_thousand_header_lines_is_read() {
+    let stack = start(&["--max-headers=10"]);
+    let backend = Backend::start(|exchange| {
+        exchange.answer("200 OK", &"X-Line: one of many\r\n".repeat(999), b"");
+        true
+    });
+    stack.list("lines.test", &[&backend.url()]);
+    bury(&stack.master, "lines.test", &backend.url(), 0, 600);
+    wait_for_revival(&stack.master, "lines.test", &backend.url());
+}
+
+#[test]
 fn an_https_backend_is_checked_over_tls() {
     let stack = start(&["--backend-tls-verify=false"]);
     let backend = Backend::start_tls(|exchange| {
