@@ -7,11 +7,12 @@ CHAOS_SECONDS ?= 120
 ATTRITION_SEEDS ?= 1
 ATTRITION_SECONDS ?= 120
 
-.PHONY: help setup build demo test bench bench-tls bench-latency bench-certificates bench-outages bench-table chaos attrition failovers fuzz deny
+.PHONY: help setup build demo test fleet bench bench-tls bench-latency bench-certificates bench-outages bench-table chaos attrition failovers fuzz deny
 
 help:
 	@echo "make demo                see it work: a private Redis, two backends, the proxy, a live edit"
 	@echo "make test                formatting, lints, unit, property and integration tests"
+	@echo "make fleet               instances of several flags beside Hipache and the original PlanB: no dead mark is lost, none stays"
 	@echo "make build               the release executable, target/release/planb"
 	@echo "make bench               beside nginx and HAProxy, in one run"
 	@echo "make bench-tls           the same with TLS: handshakes, resumption, requests"
@@ -40,6 +41,9 @@ test: setup
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	$(CARGO) test --locked --lib --bins
 	TMPDIR=$$(scripts/fast-tmp) $(CARGO) test --locked --test it -- --test-threads=8
+
+fleet: setup
+	TMPDIR=$$(scripts/fast-tmp) $(CARGO) test --locked --test it -- --test-threads=4 fleet identity::
 
 bench: build
 	bench/proxies

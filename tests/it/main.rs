@@ -15,6 +15,7 @@ mod demo;
 mod drain;
 mod error_pages;
 mod fleet;
+mod fleet_mixed;
 mod handshakes;
 mod headers;
 mod healthcheck;
