@@ -218,7 +218,8 @@ struct Flags {
     #[arg(long, env = "PLANB_DNS_SERVER", value_delimiter = ',', value_parser = dns_server, value_name = "IP:PORT")]
     dns_server: Vec<SocketAddr>,
 
-    /// Whether to verify the certificates of https backends
+    /// Whether to verify the certificates of https backends. If not, nothing of them is looked at: any will do, and whoever
+    /// gets between PlanB and a backend can read and change what is sent; only who merely listens cannot
     #[arg(long, env = "PLANB_BACKEND_TLS_VERIFY", num_args = 0..=1, default_value = "true", value_parser = boolean, action = clap::ArgAction::Set, value_name = "BOOL")]
     backend_tls_verify: bool,
 

@@ -1,7 +1,9 @@
 //! Making connections to backends, and sorting what can go wrong with that. It knows nothing of HTTP.
 
+mod distrust;
 mod names;
 mod order;
+mod p521;
 mod race;
 mod resolver;
 mod tls;
@@ -23,6 +25,7 @@ use crate::{
     transport::Transport,
 };
 
+pub use distrust::Distrust;
 pub use names::Names;
 pub use tls::BackendTls;
 
@@ -53,6 +56,9 @@ pub enum DialError {
     /// The backend's TLS handshake failed.
     #[error("error in backend TLS handshake: {0}")]
     Tls(#[source] io::Error),
+    /// The backend is there, but its certificate does not convince.
+    #[error("the backend's certificate is not trusted: {0}")]
+    Certificate(#[source] Distrust),
     /// This machine has run out of descriptors, ports or memory for another connection, or does not allow it.
     #[error("no more connections can be made from here: {0}")]
     Exhausted(#[source] io::Error),
@@ -78,7 +84,7 @@ impl Dialer {
             if !origin.tls {
                 return Ok(stream.into());
             }
-            let stream = self.tls.secure(origin, stream).await.map_err(DialError::Tls)?;
+            let stream = self.tls.secure(origin, stream).await?;
             Ok(TlsStream::from(stream).into())
         })
         .await
@@ -129,6 +135,18 @@ impl DialError {
     /// Whether the backend is to blame, and not this machine.
     pub fn is_the_backends(&self) -> bool {
         !matches!(self, Self::Exhausted(_))
+    }
+
+    /// The label in metrics.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Resolve(_) => "name",
+            Self::Connect(_) => "connect",
+            Self::Timeout(_) => "timeout",
+            Self::Tls(_) => "tls",
+            Self::Certificate(_) => "certificate",
+            Self::Exhausted(_) => "exhausted",
+        }
     }
 
     /// Whether a connection to any other backend would fail as well. Ports run out, and addresses of a family are missing, for

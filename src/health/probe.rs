@@ -25,6 +25,8 @@ pub enum Finding {
     Healthy,
     /// No connection.
     Unreachable,
+    /// A certificate that does not convince.
+    Certificate,
     /// A connection that broke, bytes that are no response, or redirects that lead nowhere or do not end.
     Broken,
     /// No whole answer in time.
@@ -41,6 +43,7 @@ impl Finding {
         match self {
             Self::Healthy => "healthy",
             Self::Unreachable => "unreachable",
+            Self::Certificate => "certificate",
             Self::Broken => "broken",
             Self::Timeout => "timeout",
             Self::Status => "status",
@@ -101,6 +104,7 @@ async fn step(dialer: &Dialer, http: &http1::Builder, target: &Target, criteria:
     let transport = match dialer.connect(&target.origin).await {
         Ok(transport) => transport,
         Err(DialError::Timeout(_)) => return Step::Found(Finding::Timeout),
+        Err(DialError::Certificate(_)) => return Step::Found(Finding::Certificate),
         Err(_) => return Step::Found(Finding::Unreachable),
     };
     let Ok((mut sender, connection)) = http.handshake(TokioIo::new(transport)).await else {

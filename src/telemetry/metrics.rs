@@ -36,6 +36,7 @@ pub struct Metrics {
     pub accept_errors: IntCounter,
     /// `planb_reverseproxy_pool_idle_connections`
     pub pool_idle: IntGauge,
+    dial_failures: IntCounterVec,
     /// `planb_reverseproxy_pool_dials_total`
     pub pool_dials: IntCounter,
     /// `planb_reverseproxy_pool_reuses_total`
@@ -138,6 +139,10 @@ impl Metrics {
             pool_dials: new.counter("planb_reverseproxy_pool_dials_total", "Connections made to backends.")?,
             pool_reuses: new
                 .counter("planb_reverseproxy_pool_reuses_total", "Requests sent on a kept connection to a backend.")?,
+            dial_failures: new.add(IntCounterVec::new(
+                Opts::new("planb_reverseproxy_dial_failures_total", "Backends that a request got no connection to, by why."),
+                &["reason"],
+            )?)?,
             dns: DnsMetrics::new(&new)?,
             tls: TlsMetrics::new(&new)?,
             health: HealthMetrics::new(&new)?,
@@ -196,6 +201,11 @@ impl Metrics {
         if let Some(counter) = counter {
             counter.inc();
         }
+    }
+
+    /// Counts a failure to connect to a backend. The label is of our own wording.
+    pub fn count_dial_failure(&self, reason: &'static str) {
+        self.dial_failures.with_label_values(&[reason]).inc();
     }
 
     /// The text exposition format.

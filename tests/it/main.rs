@@ -6,6 +6,7 @@
 
 mod support;
 
+mod backend_tls;
 mod balancing;
 mod bodies;
 mod certificate_folder;

@@ -266,7 +266,7 @@ fn a_backend_with_a_certificate_of_its_own_making_is_dead_unless_that_is_allowed
     stack.list(HOST, &[&backend.url()]);
     assert_is_503(&stack.try_get(), "");
     assert_is_503(&stack.try_get(), "all backends are dead");
-    assert!(stack.planb.wait_for_log("TLS handshake").ends_with("*DEAD*"));
+    assert!(stack.planb.wait_for_log("certificate is not trusted: it is self-signed").ends_with("*DEAD*"));
     stack.wait_for_dead(HOST, "0");
     assert_eq!(backend.requests().len(), 0);
     let deaf = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -275,7 +275,11 @@ fn a_backend_with_a_certificate_of_its_own_making_is_dead_unless_that_is_allowed
     client.send("GET / HTTP/1.1\r\nHost: deaf.test\r\n\r\n");
     drop(deaf.accept().unwrap());
     assert_is_503(&client.response(), "");
+    assert!(stack.planb.wait_for_log("error in backend TLS handshake").ends_with("*DEAD*"));
     stack.wait_for_dead("deaf.test", "0");
+    let failures =
+        |reason: &str| stack.planb.count(&format!("planb_reverseproxy_dial_failures_total{{reason=\"{reason}\"}}"));
+    assert_eq!((failures("certificate"), failures("tls"), failures("connect")), (1, 1, 0));
 }
 
 #[test]

@@ -41,8 +41,14 @@ pub struct Stack {
 impl Stack {
     /// Starts everything; `arguments` are further flags of the proxy.
     pub fn start(arguments: &[&str]) -> Self {
+        Self::start_in(&[], arguments)
+    }
+
+    /// The same with environment variables.
+    pub fn start_in(environment: &[(&str, &str)], arguments: &[&str]) -> Self {
         let (master, replica) = redis_pair();
-        let planb = Planb::builder(&replica, &master).arguments(arguments).start();
+        let planb = Planb::builder(&replica, &master).arguments(arguments);
+        let planb = environment.iter().fold(planb, |planb, (name, value)| planb.environment(name, value)).start();
         Self { planb, replica, master, sign: Backend::named("sign"), signs: AtomicUsize::new(0) }
     }
 

@@ -188,9 +188,22 @@ impl OpensslServer {
         let folder = tempfile::tempdir().unwrap();
         authority.issue(&[name]).write(folder.path(), "server");
         std::fs::write(folder.path().join("ca.pem"), authority.pem()).unwrap();
+        Self::listen(folder, &[])
+    }
+
+    /// With the `server.crt` and `server.key` that a shell's commands make in a folder of their own, and further arguments.
+    pub fn of(commands: &str, arguments: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let made = Command::new("sh").args(["-ec", commands]).current_dir(folder.path()).output().unwrap();
+        assert!(made.status.success(), "{commands}: {}", String::from_utf8_lossy(&made.stderr));
+        Self::listen(folder, arguments)
+    }
+
+    fn listen(folder: tempfile::TempDir, arguments: &[&str]) -> Self {
         let mut process = Command::new("openssl")
             .args(["s_server", "-accept", "127.0.0.1:0", "-www", "-cert", "server.crt", "-key", "server.key"])
             .args(["-cipher", "ALL:@SECLEVEL=0"])
+            .args(arguments)
             .env("OPENSSL_CONF", "/dev/null")
             .current_dir(folder.path())
             .stdin(Stdio::piped())
@@ -201,6 +214,11 @@ impl OpensslServer {
         let mut lines = BufReader::new(process.stdout.take().unwrap()).lines().map_while(Result::ok);
         let address = lines.find_map(|line| line.strip_prefix("ACCEPT ")?.parse().ok()).unwrap();
         Self { process, folder, address }
+    }
+
+    /// The URL of it as a backend.
+    pub fn url(&self) -> String {
+        format!("https://{}", self.address)
     }
 
     /// Where the authority's certificate is.
