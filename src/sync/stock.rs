@@ -38,14 +38,21 @@ impl Stock {
         }
         let parsed = tokio::task::spawn_blocking(|| news.parse()).await.expect("parsing does not panic");
         let is_bulk = parsed.len() > MOST_LINES;
-        let (mut taken, mut refused): (usize, usize) = (0, 0);
+        let (mut taken, mut refused, mut remarked): (usize, usize, usize) = (0, 0, 0);
         for parsed in parsed {
             let certificate = self.place(&parsed.name);
+            let remarks = parsed.remarks().to_vec();
             match self.keeper.take(parsed) {
                 Outcome::Taken => {
                     taken += 1;
                     if !is_bulk {
                         info!(certificate, "a certificate is put into service");
+                    }
+                    for remark in remarks {
+                        remarked += 1;
+                        if remarked <= MOST_LINES {
+                            warn!(certificate, "a certificate is served, but {remark}");
+                        }
                     }
                 }
                 Outcome::Refused { error, has_previous } => {
@@ -59,6 +66,9 @@ impl Stock {
         }
         if refused > MOST_LINES {
             warn!("{} more certificates cannot be served", refused - MOST_LINES);
+        }
+        if remarked > MOST_LINES {
+            warn!("{} more remarks on certificates", remarked - MOST_LINES);
         }
         self.metrics.tls.certificates_loaded.inc_by(taken as u64);
         self.metrics.tls.certificates_refused.inc_by(refused as u64);

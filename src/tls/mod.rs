@@ -2,14 +2,19 @@
 //! tickets.
 //!
 //! Everything that costs time is done before a handshake needs it: [`Keeper`] parses and checks a pair when it is learnt,
-//! and publishes it through [`Certificates`], which handshakes read without waiting. [`Folder`] reads pairs from files; what
-//! Redis has of certificates and ticket keys is not known here.
+//! and publishes it through [`Certificates`], which handshakes read without waiting. A pair is taken as people have it, in
+//! whatever order and form, as long as there is but one way to understand it. [`Folder`] reads pairs from files; what Redis
+//! has of certificates and ticket keys is not known here.
 
 mod certificates;
+mod chain;
 mod folder;
 mod hello;
+mod key;
 mod pair;
+mod pem;
 mod preset;
+mod short_rsa;
 mod subject;
 mod terminator;
 mod tickets;
@@ -17,7 +22,7 @@ mod tickets;
 pub use certificates::{Certificates, Keeper, News, Outcome, Shelf};
 pub use folder::{Folder, PairFiles, Problem, Refusal, Scan};
 pub use hello::{ClientHello, HelloError, HelloReader};
-pub use pair::{Certificate, CertificateSource, Content, Offer, PairError, Parsed};
+pub use pair::{Certificate, CertificateSource, Content, Offer, PairError, Parsed, Remark};
 pub use preset::Preset;
 pub use subject::subject_of;
 pub use terminator::{ALPN_HTTP2, ClientCa, Config, Terminator, TlsError};

@@ -3,46 +3,90 @@
 use std::{hash::BuildHasher, path::PathBuf, sync::Arc, thread};
 
 use bytes::Bytes;
-use rustls::{
-    crypto::aws_lc_rs::sign::any_supported_type,
-    pki_types::{
-        CertificateDer, PrivateKeyDer,
-        pem::{self, PemObject},
-    },
-    sign::CertifiedKey,
+use rustls::sign::CertifiedKey;
+
+use super::{
+    chain::{Chain, Links},
+    key::PrivateKey,
+    pem::{self, Kind, Section},
 };
-use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 
 /// A certificate chain whose key fits, ready for handshakes.
 #[derive(Debug)]
 pub struct Certificate {
     key: Arc<CertifiedKey>,
     not_after: i64,
+    remarks: Vec<Remark>,
+}
+
+/// What the operator should know of a pair that is served all the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Remark {
+    /// Each of the two texts is where the other belongs.
+    #[error("the certificate and the private key are swapped")]
+    Swapped,
+    /// An RSA key that many clients refuse.
+    #[error("its RSA key has {0} bits, and many clients refuse fewer than 2048")]
+    ShortKey(usize),
+    /// Certificates that are left out.
+    #[error("without what is in its text but not of its chain (certificates: {0})")]
+    Unrelated(usize),
 }
 
 /// Why a pair cannot be served.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PairError {
-    /// No PEM section of a certificate.
+    /// The certificate's text is empty.
     #[error("there is no certificate")]
     NoCertificate,
-    /// No PEM section of a private key.
+    /// The key's text is empty.
     #[error("there is no private key")]
     NoKey,
-    /// The text of the certificate is not PEM. The library's own words would quote it, and so they do for a key.
-    #[error("the certificate is not PEM")]
+    /// The certificate's text has no PEM section of a certificate, or a damaged one. No text is ever quoted, since it may be
+    /// that of a key.
+    #[error("the certificate is not PEM, or it is damaged")]
     CertificatePem,
-    /// The text of the key is not PEM.
-    #[error("the private key is not PEM")]
+    /// The key's text has no PEM section of a key, or a damaged one.
+    #[error("the private key is not PEM, or it is damaged")]
     KeyPem,
-    /// The text is longer than a handshake could carry.
+    /// The certificate's text is what PEM would contain.
+    #[error("the certificate is DER, and PEM is wanted")]
+    CertificateDer,
+    /// The key's text is what PEM would contain.
+    #[error("the private key is DER, and PEM is wanted")]
+    KeyDer,
+    /// A key in both places.
+    #[error("there is a private key where the certificate belongs")]
+    KeyForCertificate,
+    /// A certificate in both places.
+    #[error("there is a certificate where the private key belongs")]
+    CertificateForKey,
+    /// What an authority makes a certificate from.
+    #[error("this is a certificate request, not the certificate that an authority makes from it")]
+    Request,
+    /// Certificates in another form.
+    #[error("this is a PKCS#7 bundle, and PEM certificates are wanted")]
+    Bundle,
+    /// The other half of a private key.
+    #[error("this is a public key, and the private key is wanted")]
+    PublicKey,
+    /// A text is longer than a handshake could carry.
     #[error("the certificate or the private key is longer than a megabyte")]
     TooLong,
-    /// The PEM section does not hold an X.509 certificate.
+    /// A PEM section does not hold an X.509 certificate.
     #[error("the certificate is not X.509")]
     Certificate,
-    /// The key is damaged, or of a kind that is not supported.
-    #[error("the private key is damaged, or neither RSA of 2048 bits or more, ECDSA nor Ed25519")]
+    /// The key needs a passphrase.
+    #[error("the private key is encrypted")]
+    Encrypted,
+    /// The key is of a kind that is not supported.
+    #[error("{0} keys are not supported; RSA, ECDSA on P-256, P-384 and P-521, and Ed25519 are")]
+    Unsupported(&'static str),
+    /// The key could be guessed, or takes too long to use.
+    #[error("the private key is RSA of {0} bits; 1024 to 8192 are supported")]
+    KeySize(usize),
+    /// The key is damaged.
+    #[error("the private key is damaged")]
     Key,
     /// The key belongs to another certificate.
     #[error("the private key is not the certificate's")]
@@ -53,31 +97,31 @@ pub enum PairError {
 }
 
 impl Certificate {
-    /// Parses a PEM chain, the server's own certificate first, and a PEM key (PKCS#8, PKCS#1 or SEC1; RSA, ECDSA or
-    /// Ed25519), and checks that they belong together. Takes up to a millisecond for large RSA keys.
+    /// Reads a certificate with its chain and a private key (PKCS#8, PKCS#1 or SEC1; RSA, ECDSA or Ed25519) from PEM, and
+    /// finds what belongs together: the certificate is the one that fits the key, and the others follow in the order of the
+    /// chain. Where one text has everything, or the two are swapped, that will do. Takes up to a millisecond for large RSA
+    /// keys.
     pub fn parse(certificate: &[u8], key: &[u8]) -> Result<Self, PairError> {
         if certificate.len().max(key.len()) > LONGEST {
             return Err(PairError::TooLong);
         }
-        let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(certificate)
-            .collect::<Result<_, _>>()
-            .map_err(|_| PairError::CertificatePem)?;
-        // Where files were joined without a line end between them, the library leaves out what follows.
-        if memchr::memmem::find_iter(certificate, BEGIN_CERTIFICATE).count() != chain.len() {
-            return Err(PairError::CertificatePem);
+        let [certificate, key] = [certificate, key].map(Text::read);
+        let certificates =
+            certificate.or(&key, Text::certificates).unwrap_or_else(|| Err(certificate.no_certificate()))?;
+        let keys = key.or(&certificate, Text::keys).unwrap_or_else(|| Err(key.no_key()))?;
+        let links = Links::read(certificates).ok_or(PairError::Certificate)?;
+        let (key_pair, chain) = fitting(&links, &keys)?;
+
+        let mut remarks = Vec::new();
+        if certificate.certificates().is_none() && key.keys().is_none() {
+            remarks.push(Remark::Swapped);
         }
-        let leaf = chain.first().ok_or(PairError::NoCertificate)?;
-        let (_, x509) = X509Certificate::from_der(leaf).map_err(|_| PairError::Certificate)?;
-        let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| match error {
-            pem::Error::NoItemsFound => PairError::NoKey,
-            _ => PairError::KeyPem,
-        })?;
-        let key = any_supported_type(&key).map_err(|_| PairError::Key)?;
-        if key.public_key().is_none_or(|public| public.as_ref() != x509.public_key().raw) {
-            return Err(PairError::Mismatch);
+        remarks.extend(key_pair.short.map(Remark::ShortKey));
+        if chain.unrelated > 0 {
+            remarks.push(Remark::Unrelated(chain.unrelated));
         }
-        let not_after = x509.validity().not_after.timestamp();
-        Ok(Self { not_after, key: Arc::new(CertifiedKey::new(chain, key)) })
+        let certified = CertifiedKey::new(chain.certificates, key_pair.signing);
+        Ok(Self { key: Arc::new(certified), not_after: chain.not_after, remarks })
     }
 
     /// What the handshake needs.
@@ -88,6 +132,91 @@ impl Certificate {
     /// The last moment of the certificate's validity, in seconds since 1970.
     pub fn not_after(&self) -> i64 {
         self.not_after
+    }
+
+    /// What the operator should know.
+    pub fn remarks(&self) -> &[Remark] {
+        &self.remarks
+    }
+}
+
+/// The first key that a certificate is for, and its chain.
+fn fitting(links: &Links<'_>, keys: &[&[u8]]) -> Result<(PrivateKey, Chain), PairError> {
+    let mut fault = None;
+    for der in keys {
+        match PrivateKey::read(der) {
+            Err(error) => fault = fault.or(Some(error)),
+            Ok(key) => match key.signing.public_key().and_then(|public| links.chain(&public)) {
+                Some(chain) => return Ok((key, chain)),
+                None => fault = Some(PairError::Mismatch),
+            },
+        }
+    }
+    Err(fault.unwrap_or(PairError::Mismatch))
+}
+
+/// One of the two texts.
+struct Text {
+    sections: Vec<Section>,
+    is_empty: bool,
+    is_der: bool,
+}
+
+impl Text {
+    fn read(text: &[u8]) -> Self {
+        let is_empty = text.trim_ascii().is_empty();
+        Self { sections: pem::sections(text), is_empty, is_der: pem::is_der(text) }
+    }
+
+    /// What this text has, else what the other has: where this is silent, the other cannot contradict it.
+    fn or<'a, T>(&'a self, other: &'a Self, found: impl Fn(&'a Self) -> Option<T>) -> Option<T> {
+        found(self).or_else(|| found(other))
+    }
+
+    /// `None` if there is no certificate, damaged or not.
+    fn certificates(&self) -> Option<Result<Vec<&[u8]>, PairError>> {
+        let sections = || self.sections.iter().filter(|section| section.kind == Kind::Certificate);
+        sections().next()?;
+        let ders = sections().map(|section| section.der.as_deref().ok_or(PairError::CertificatePem));
+        Some(ders.collect())
+    }
+
+    /// `None` if there is no private key, of use or not.
+    fn keys(&self) -> Option<Result<Vec<&[u8]>, PairError>> {
+        let sections = || self.sections.iter().filter(|section| section.kind.is_key());
+        let first = sections().next()?;
+        let usable = sections().filter(|section| section.kind == Kind::Key);
+        let ders: Result<Vec<_>, _> = usable.map(|section| section.der.as_deref().ok_or(PairError::KeyPem)).collect();
+        Some(ders.and_then(|ders| match first.kind {
+            _ if !ders.is_empty() => Ok(ders),
+            Kind::EncryptedKey => Err(PairError::Encrypted),
+            Kind::DsaKey => Err(PairError::Unsupported("DSA")),
+            _ => Err(PairError::Unsupported("OpenSSH")),
+        }))
+    }
+
+    /// What is there in place of a certificate.
+    fn no_certificate(&self) -> PairError {
+        match self.sections.first().map(|section| section.kind) {
+            Some(Kind::Request) => PairError::Request,
+            Some(Kind::Bundle) => PairError::Bundle,
+            Some(kind) if kind.is_key() => PairError::KeyForCertificate,
+            _ if self.is_empty => PairError::NoCertificate,
+            _ if self.is_der => PairError::CertificateDer,
+            _ => PairError::CertificatePem,
+        }
+    }
+
+    /// What is there in place of a private key.
+    fn no_key(&self) -> PairError {
+        match self.sections.first().map(|section| section.kind) {
+            Some(Kind::Certificate) => PairError::CertificateForKey,
+            Some(Kind::Request) => PairError::Request,
+            Some(Kind::PublicKey) => PairError::PublicKey,
+            _ if self.is_empty => PairError::NoKey,
+            _ if self.is_der => PairError::KeyDer,
+            _ => PairError::KeyPem,
+        }
     }
 }
 
@@ -136,6 +265,13 @@ pub struct Parsed {
     pub(super) content: Content,
 }
 
+impl Parsed {
+    /// What the operator should know of a certificate that can be served.
+    pub fn remarks(&self) -> &[Remark] {
+        self.result.as_ref().map_or(&[], Certificate::remarks)
+    }
+}
+
 impl Offer {
     pub(super) fn fingerprint(&self, hasher: &impl BuildHasher) -> u64 {
         hasher.hash_one(&self.content)
@@ -173,9 +309,6 @@ pub(super) fn parse_all(offers: Vec<(Offer, u64)>) -> Vec<Parsed> {
     })
 }
 
-/// What every certificate in a PEM text begins with (RFC 7468 section 5.1).
-const BEGIN_CERTIFICATE: &[u8] = b"-----BEGIN CERTIFICATE-----";
-
 /// Bytes of a PEM text. The lengths in a handshake end at 16 MiB, and nobody's patience reaches that far.
 const LONGEST: usize = 1024 * 1024;
 
@@ -210,27 +343,78 @@ mod tests {
     }
 
     #[test]
-    fn a_chain_keeps_its_order() {
+    fn what_does_not_belong_to_the_chain_is_left_out_and_said() {
         let (leaf, key) = pair(&PKCS_ECDSA_P256_SHA256);
-        let (issuer, _) = pair(&PKCS_ECDSA_P256_SHA256);
-        assert_eq!(parse(&format!("{leaf}\n{issuer}"), &key).unwrap().key().cert.len(), 2);
-        assert_eq!(parse(&format!("{issuer}\n{leaf}"), &key).unwrap_err(), PairError::Mismatch);
+        let mut params = CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(rcgen::DnType::CommonName, "else");
+        let other = params.self_signed(&KeyPair::generate().unwrap()).unwrap().pem();
+        for text in [format!("{leaf}{other}{leaf}"), format!("{other}{leaf}")] {
+            let parsed = parse(&text, &key).unwrap();
+            assert_eq!((parsed.key().cert.len(), parsed.remarks()), (1, &[Remark::Unrelated(1)][..]));
+        }
+    }
+
+    #[test]
+    fn one_text_may_have_everything() {
+        let (certificate, key) = pair(&PKCS_ECDSA_P256_SHA256);
+        let (other, other_key) = pair(&PKCS_ECDSA_P256_SHA256);
+        let both = format!("{key}{certificate}");
+        for (certificate, key) in [(&both, &both), (&both, &String::new()), (&String::new(), &both), (&both, &key)] {
+            assert_eq!(parse(certificate, key).unwrap().remarks(), []);
+        }
+        assert_eq!(parse(&key, &certificate).unwrap().remarks(), [Remark::Swapped]);
+        // What stands in its own place counts, though the other text would fit.
+        assert_eq!(parse(&both, &other_key).unwrap_err(), PairError::Mismatch);
+        assert_eq!(parse(&other, &both).unwrap_err(), PairError::Mismatch);
+    }
+
+    #[test]
+    fn of_several_keys_the_one_that_fits_is_taken() {
+        let (certificate, key) = pair(&PKCS_ECDSA_P256_SHA256);
+        let (_, other) = pair(&PKCS_ED25519);
+        let junk = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
+        assert!(parse(&certificate, &format!("{other}{junk}{key}")).is_ok());
+        assert_eq!(parse(&certificate, &format!("{other}{junk}")).unwrap_err(), PairError::Mismatch);
     }
 
     #[test]
     fn what_cannot_be_served_is_told_apart() {
         let (certificate, key) = pair(&PKCS_ECDSA_P256_SHA256);
         let (_, other) = pair(&PKCS_ECDSA_P256_SHA256);
-        assert_eq!(parse(&certificate, &other).unwrap_err(), PairError::Mismatch);
-        assert_eq!(parse("", &key).unwrap_err(), PairError::NoCertificate);
-        assert_eq!(parse(&certificate, "").unwrap_err(), PairError::NoKey);
-        assert_eq!(parse(&key, &certificate).unwrap_err(), PairError::NoCertificate);
+        let section = |label: &str| format!("-----BEGIN {label}-----\nAAAA\n-----END {label}-----\n");
         let cut = &certificate[..certificate.len() / 2];
-        assert_eq!(parse(cut, &key).unwrap_err(), PairError::CertificatePem);
-        let junk = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
-        assert_eq!(parse(junk, &key).unwrap_err(), PairError::Certificate);
-        let junk = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
-        assert_eq!(parse(&certificate, junk).unwrap_err(), PairError::Key);
+        for (text, error) in [
+            ("", PairError::NoCertificate),
+            (" \n", PairError::NoCertificate),
+            ("a.crt", PairError::CertificatePem),
+            (cut, PairError::CertificatePem),
+            (&format!("{certificate}{cut}"), PairError::CertificatePem),
+            (&key, PairError::KeyForCertificate),
+            (&section("CERTIFICATE"), PairError::Certificate),
+            (&section("CERTIFICATE REQUEST"), PairError::Request),
+            (&section("PKCS7"), PairError::Bundle),
+            ("0 is no length", PairError::CertificatePem),
+        ] {
+            assert_eq!(parse(text, &key).unwrap_err(), error, "{text}");
+        }
+        for (text, error) in [
+            ("", PairError::NoKey),
+            ("message", PairError::KeyPem),
+            (&key[..key.len() / 2], PairError::KeyPem),
+            (&certificate, PairError::CertificateForKey),
+            (&other, PairError::Mismatch),
+            (&section("PRIVATE KEY"), PairError::Key),
+            (&section("ENCRYPTED PRIVATE KEY"), PairError::Encrypted),
+            (&section("OPENSSH PRIVATE KEY"), PairError::Unsupported("OpenSSH")),
+            (&section("PUBLIC KEY"), PairError::PublicKey),
+            (&section("CERTIFICATE REQUEST"), PairError::Request),
+        ] {
+            assert_eq!(parse(&certificate, text).unwrap_err(), error, "{text}");
+        }
+        let der = KeyPair::generate().unwrap().serialize_der();
+        assert_eq!(Certificate::parse(certificate.as_bytes(), &der).unwrap_err(), PairError::KeyDer);
+        assert_eq!(Certificate::parse(&der, key.as_bytes()).unwrap_err(), PairError::CertificateDer);
     }
 
     #[test]

@@ -330,3 +330,26 @@ fn two_thousand_pairs_are_there_before_the_port_is() {
     }
     assert_eq!(secure.planb.count("planb_tls_certificates_loaded_total"), 2_000);
 }
+
+#[test]
+fn files_are_read_as_redis_is() {
+    let place = Place::new();
+    let intermediate = place.authority.intermediate();
+    let good = place.pair("stays.site.test");
+    let leaf = intermediate.issue(&["*.site.test"]);
+    let wrong_order =
+        Pair { certificate: format!("{}{}", intermediate.pem(), leaf.certificate), key: leaf.key.clone() };
+    wrong_order.write(&place.certs(), "order.site.test");
+    let swapped = Pair { certificate: good.key.clone(), key: good.certificate.clone() };
+    swapped.write(&place.certs(), "swapped.site.test");
+    let secure = place.start();
+    secure.wait_for("order.site.test", &leaf);
+    secure.wait_for("swapped.site.test", &good);
+    assert_eq!(secure.warnings("the certificate and the private key are swapped").len(), 1);
+
+    let encrypted = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
+    fs::write(secure.place.certs().join("stays.site.test.key"), encrypted).unwrap();
+    let warning = secure.planb.wait_for_log("cannot be served: the private key is encrypted; the previous one stays");
+    assert!(warning.contains("stays.site.test.crt"), "{warning}");
+    assert!(secure.serves("stays.site.test", &good));
+}

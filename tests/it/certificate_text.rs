@@ -10,7 +10,7 @@ use rustls::pki_types::{CertificateDer, pem::PemObject};
 
 use super::{
     certificates::{Secure, hset},
-    support::{Pair, redis_pipe, shown, wait_until},
+    support::{Authority, Pair, redis_pipe, s_client, shown, wait_until},
 };
 
 const NAME: &str = "secure.site.test";
@@ -97,14 +97,13 @@ fn a_certificate_too_long_for_any_handshake_harms_only_its_own_name() {
 fn what_is_wrong_with_a_pair_is_said_without_its_content() {
     let secure = Secure::start();
     let pair = secure.issue();
-    // As it comes out of an environment variable or a form that eats line ends.
     let in_one_line = pair.key.replace('\n', " ");
     let secret = pair.key.lines().nth(1).unwrap();
     let flood = format!("-----BEGIN {}", "x".repeat(1 << 20));
     for (name, certificate, key) in [
-        ("line.site.test", pair.certificate.as_str(), in_one_line.as_str()),
-        ("cut.site.test", &pair.certificate, in_one_line.trim_end().trim_end_matches('-')),
+        ("cut.site.test", pair.certificate.as_str(), in_one_line.trim_end().trim_end_matches('-')),
         ("flood.site.test", &flood, &pair.key),
+        ("label.site.test", &pair.certificate, &format!("-----BEGIN {secret}-----")),
     ] {
         secure.offer(name, &Pair { certificate: certificate.to_owned(), key: key.to_owned() });
         wait_until("it is said", || secure.complaints(name) == 1);
@@ -185,11 +184,22 @@ fn a_chain_is_sent_whole_and_text_around_it_does_no_harm() {
     let secure = Secure::start();
     let intermediate = secure.authority.intermediate();
     let leaf = intermediate.issue(&["*.site.test"]);
+    let unrelated = Authority::new().intermediate().issue(&["*.else.test"]);
     let whole = format!("{}{}", leaf.certificate, intermediate.pem());
     let expected: Vec<_> = CertificateDer::pem_slice_iter(whole.as_bytes()).map(Result::unwrap).collect();
     let texts = [
         ("as it is", whole.clone(), leaf.key.clone()),
         ("no line end at the end", whole.trim_end().to_owned(), leaf.key.trim_end().to_owned()),
+        ("line ends of an old Macintosh", whole.replace('\n', "\r"), leaf.key.replace('\n', "\r")),
+        ("line ends that an environment variable ate", whole.replace('\n', " "), leaf.key.replace('\n', " ")),
+        ("line ends spelt out", whole.replace('\n', "\\n"), leaf.key.replace('\n', "\\n")),
+        ("a byte order mark", format!("\u{feff}{whole}"), format!("\u{feff}{}", leaf.key)),
+        ("the certificate twice", format!("{}{whole}", leaf.certificate), leaf.key.clone()),
+        ("the certificate last", format!("{}{}", intermediate.pem(), leaf.certificate), leaf.key.clone()),
+        ("an unrelated certificate first", format!("{}{whole}", unrelated.certificate), leaf.key.clone()),
+        ("all in the certificate's", format!("{whole}{}", leaf.key), String::new()),
+        ("all in the key's", String::new(), format!("{}{whole}", leaf.key)),
+        ("swapped", leaf.key.clone(), whole.clone()),
         ("line ends of Windows", whole.replace('\n', "\r\n"), leaf.key.replace('\n', "\r\n")),
         ("blank lines first", format!("\n \n\r\n{whole}\n\n"), format!("\n\n\t\n{}", leaf.key)),
         (
@@ -209,18 +219,100 @@ fn a_chain_is_sent_whole_and_text_around_it_does_no_harm() {
 }
 
 #[test]
-fn files_joined_without_a_line_end_do_not_lose_a_certificate_in_silence() {
+fn files_joined_without_a_line_end_do_not_lose_a_certificate() {
     let secure = Secure::start();
     let intermediate = secure.authority.intermediate();
     let leaf = intermediate.issue(&["*.site.test"]);
     let certificate = format!("{}{}", leaf.certificate.trim_end(), intermediate.pem());
     secure.offer(NAME, &Pair { certificate, key: leaf.key.clone() });
-    if secure.refused() == 0 {
-        let mut chain = Vec::new();
-        wait_until("it is served", || {
-            chain = secure.chain(&["-servername", NAME]);
-            !chain.is_empty()
-        });
-        assert_eq!(chain.len(), 2);
+    wait_until("it is served whole", || secure.chain(&["-servername", NAME]).len() == 2);
+}
+
+#[test]
+fn a_short_rsa_key_is_served_and_warned_of() {
+    let secure = Secure::start();
+    for (number, (bits, form)) in [(1024, ""), (1024, "-traditional"), (1536, ""), (2047, "")].into_iter().enumerate() {
+        let name = format!("short{number}.site.test");
+        let key = output(&format!("openssl genrsa {form} {bits}"), b"");
+        let pair = self_signed(&key);
+        secure.offer(&name, &pair);
+        for version in ["-tls1_2", "-tls1_3"] {
+            let arguments = ["-servername", &name, version, "-showcerts", "-cipher", "DEFAULT:@SECLEVEL=0"];
+            let what = format!("RSA of {bits} bits is served with {version}");
+            wait_until(&what, || {
+                let said = s_client(secure.address(), &arguments, "");
+                said.contains("Verify return code") && said.contains(pair.certificate.lines().nth(1).unwrap())
+            });
+        }
+        let warning = secure.stack.planb.wait_for_log(&format!("fewer than 2048 certificate=\"tls:{name}\""));
+        assert!(warning.contains(" WARN ") && warning.contains(&format!("its RSA key has {bits} bits")), "{warning}");
+    }
+    assert_eq!(secure.refused(), 0);
+}
+
+/// A certificate that a key has signed for itself.
+fn self_signed(key: &[u8]) -> Pair {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(key).unwrap();
+    let certificate = output(&format!("openssl req -x509 -new -subj /CN={NAME} -key {}", file.path().display()), b"");
+    let [certificate, key] = [certificate, key.to_vec()].map(|text| String::from_utf8(text).unwrap());
+    Pair { certificate, key }
+}
+
+#[test]
+fn what_cannot_be_served_is_named_for_what_it_is_and_the_previous_pair_stays() {
+    const CURVE: &str = "openssl ecparam -genkey -noout -name";
+    let secure = Secure::start();
+    let pair = secure.issue();
+    let dsa =
+        "openssl genpkey -genparam -algorithm DSA -pkeyopt dsa_paramgen_bits:1024 > $0; openssl genpkey -paramfile $0";
+    let dsa = dsa.replace("$0", &tempfile::NamedTempFile::new().unwrap().path().display().to_string());
+    let keys = [
+        ("openssl pkcs8 -topk8 -passout pass:secret".to_owned(), "the private key is encrypted"),
+        ("openssl ec -aes128 -passout pass:secret".to_owned(), "the private key is encrypted"),
+        ("openssl genrsa -traditional -aes128 -passout pass:secret 2048".to_owned(), "the private key is encrypted"),
+        ("openssl pkey -pubout".to_owned(), "this is a public key"),
+        ("openssl pkey -outform der".to_owned(), "the private key is DER"),
+        ("openssl genrsa 512".to_owned(), "the private key is RSA of 512 bits"),
+        (dsa.clone(), "DSA keys are not supported"),
+        (format!("{dsa} | openssl dsa"), "DSA keys are not supported"),
+        ("openssl genpkey -algorithm ed448".to_owned(), "Ed448 keys are not supported"),
+        ("openssl genpkey -algorithm x25519".to_owned(), "key exchange keys are not supported"),
+        ("openssl genpkey -algorithm RSA-PSS".to_owned(), "RSASSA-PSS keys are not supported"),
+        (format!("{CURVE} secp256k1"), "ECDSA (of this curve) keys are not supported"),
+        (format!("{CURVE} secp256k1 | openssl pkcs8 -topk8 -nocrypt"), "ECDSA (of this curve) keys are not supported"),
+        (format!("{CURVE} secp256k1 -param_enc explicit"), "ECDSA (of a curve without a name) keys are not supported"),
+        ("sed 's/ PRIVATE/ OPENSSH PRIVATE/'".to_owned(), "OpenSSH keys are not supported"),
+        (format!("{CURVE} prime256v1"), "the private key is not the certificate's"),
+        ("echo /etc/planb/site.key".to_owned(), "the private key is not PEM"),
+        ("true".to_owned(), "there is no private key"),
+    ];
+    let request = "openssl req -new -subj /CN=x -key /dev/stdin";
+    let certificates = [
+        (request.to_owned(), "this is a certificate request"),
+        ("openssl pkey".to_owned(), "there is a private key where the certificate belongs"),
+        (format!("{request} -x509 | openssl crl2pkcs7 -nocrl -certfile /dev/stdin"), "this is a PKCS#7 bundle"),
+        (format!("{request} -x509 | openssl x509 -outform der"), "the certificate is DER"),
+    ];
+    let of = |field: &'static str, cases: &[(String, &'static str)]| -> Vec<(&str, Vec<u8>, &str)> {
+        cases.iter().map(|(command, reason)| (field, output(command, pair.key.as_bytes()), *reason)).collect()
+    };
+    for (number, (field, value, reason)) in
+        [of("key", &keys), of("certificate", &certificates)].concat().into_iter().enumerate()
+    {
+        let name = format!("named{number}.site.test");
+        pair.install(&secure.stack.master, &name);
+        secure.wait_for(&name, &pair);
+        secure.set(&name, field, &value);
+        wait_until(&format!("{reason} is said"), || secure.complaints(&name) == 1);
+        let is_said = |line: &String| {
+            line.contains(&format!("tls:{name}")) && line.contains(&format!("cannot be served: {reason}"))
+        };
+        let log = secure.stack.planb.log();
+        assert!(
+            log.iter().any(|line| is_said(line) && line.contains("; the previous one stays in service")),
+            "{reason}: {log:?}"
+        );
+        assert!(secure.serves(&name, &pair), "{reason}");
     }
 }
