@@ -53,9 +53,9 @@ impl Dump {
             "connections to backends",
             format!(
                 "{} idle, {} made, {} times used again",
-                metrics.pool_idle.get(),
-                metrics.pool_dials.get(),
-                metrics.pool_reuses.get(),
+                metrics.pool.idle.get(),
+                metrics.pool.dials.get(),
+                metrics.pool.reuses.get(),
             ),
         );
         write!(text, "tasks:\n{}", self.tasks).expect("a string takes everything");

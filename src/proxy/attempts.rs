@@ -81,7 +81,7 @@ impl<'a> Attempts<'a> {
     /// The last choice failed.
     pub fn failed(&mut self, choice: Choice, error: ProxyError, exchange: &Exchange) {
         if let ProxyError::Dial(error) = &error {
-            self.worker.shared.metrics.count_dial_failure(error.label());
+            self.worker.shared.metrics.pool.count_dial_failure(error.label());
         }
         let has_marked = self.mark_dead(&choice, &error);
         self.is_unseen = has_marked && !matches!(error, ProxyError::Answered(_));

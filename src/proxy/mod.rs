@@ -182,9 +182,9 @@ impl Worker {
     fn new(shared: Arc<Shared>, drain: Drain) -> Self {
         let metrics = &shared.metrics;
         let traffic = Traffic {
-            dials: metrics.pool_dials.clone(),
-            reuses: metrics.pool_reuses.clone(),
-            idle: metrics.pool_idle.clone(),
+            dials: metrics.pool.dials.clone(),
+            reuses: metrics.pool.reuses.clone(),
+            idle: metrics.pool.idle.clone(),
         };
         let pool = Pool::new(traffic.clone());
         let (mut server, mut client) = (server::conn::http1::Builder::new(), client::conn::http1::Builder::new());

@@ -34,13 +34,8 @@ pub struct Metrics {
     pub client_timeouts: IntCounter,
     /// `planb_reverseproxy_accept_errors_total`
     pub accept_errors: IntCounter,
-    /// `planb_reverseproxy_pool_idle_connections`
-    pub pool_idle: IntGauge,
-    dial_failures: IntCounterVec,
-    /// `planb_reverseproxy_pool_dials_total`
-    pub pool_dials: IntCounter,
-    /// `planb_reverseproxy_pool_reuses_total`
-    pub pool_reuses: IntCounter,
+    /// `planb_reverseproxy_pool_*`
+    pub pool: PoolMetrics,
     /// `planb_dns_*`
     pub dns: DnsMetrics,
     /// `planb_tls_*`
@@ -134,15 +129,7 @@ impl Metrics {
             )?,
             accept_errors: new
                 .counter("planb_reverseproxy_accept_errors_total", "Failures to accept a client connection.")?,
-            pool_idle: new
-                .gauge("planb_reverseproxy_pool_idle_connections", "Idle connections to backends, kept for reuse.")?,
-            pool_dials: new.counter("planb_reverseproxy_pool_dials_total", "Connections made to backends.")?,
-            pool_reuses: new
-                .counter("planb_reverseproxy_pool_reuses_total", "Requests sent on a kept connection to a backend.")?,
-            dial_failures: new.add(IntCounterVec::new(
-                Opts::new("planb_reverseproxy_dial_failures_total", "Backends that a request got no connection to, by why."),
-                &["reason"],
-            )?)?,
+            pool: PoolMetrics::new(&new)?,
             dns: DnsMetrics::new(&new)?,
             tls: TlsMetrics::new(&new)?,
             health: HealthMetrics::new(&new)?,
@@ -203,11 +190,6 @@ impl Metrics {
         }
     }
 
-    /// Counts a failure to connect to a backend. The label is of our own wording.
-    pub fn count_dial_failure(&self, reason: &'static str) {
-        self.dial_failures.with_label_values(&[reason]).inc();
-    }
-
     /// The text exposition format.
     ///
     /// # Errors
@@ -245,6 +227,41 @@ impl LogMetrics {
     /// The counter of the lines that were lost for a reason, which is of our own wording.
     pub fn lost(&self, reason: &'static str) -> IntCounter {
         self.lost.with_label_values(&[self.name, reason])
+    }
+}
+
+/// What concerns connections to backends.
+pub struct PoolMetrics {
+    /// `planb_reverseproxy_pool_idle_connections`
+    pub idle: IntGauge,
+    /// `planb_reverseproxy_pool_dials_total`
+    pub dials: IntCounter,
+    /// `planb_reverseproxy_pool_reuses_total`
+    pub reuses: IntCounter,
+    dial_failures: IntCounterVec,
+}
+
+impl PoolMetrics {
+    fn new(new: &Register<'_>) -> prometheus::Result<Self> {
+        Ok(Self {
+            idle: new
+                .gauge("planb_reverseproxy_pool_idle_connections", "Idle connections to backends, kept for reuse.")?,
+            dials: new.counter("planb_reverseproxy_pool_dials_total", "Connections made to backends.")?,
+            reuses: new
+                .counter("planb_reverseproxy_pool_reuses_total", "Requests sent on a kept connection to a backend.")?,
+            dial_failures: new.add(IntCounterVec::new(
+                Opts::new(
+                    "planb_reverseproxy_dial_failures_total",
+                    "Backends that a request got no connection to, by why.",
+                ),
+                &["reason"],
+            )?)?,
+        })
+    }
+
+    /// Counts a failure to connect to a backend. The label is of our own wording.
+    pub fn count_dial_failure(&self, reason: &'static str) {
+        self.dial_failures.with_label_values(&[reason]).inc();
     }
 }
 
