@@ -59,8 +59,8 @@ pub fn heed_signals(
             if drain.has_begun() {
                 std::process::exit(code);
             }
-            info!(limit = ?DRAIN_LIMIT, "draining: no new connections; requests and tunnels in flight may finish");
             drain.begin();
+            info!(limit = ?DRAIN_LIMIT, "draining: no new connections; requests and tunnels in flight may finish");
             deadline = Some(tokio::time::Instant::now() + DRAIN_LIMIT);
         }
     })

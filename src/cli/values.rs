@@ -165,3 +165,38 @@ pub(super) fn at_least_8192(text: &str) -> Result<usize, String> {
         _ => Err("it is not a number of bytes of at least 8192".to_owned()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_gos() {
+        for (text, millis) in
+            [("500ms", 500), ("1m30s", 90_000), ("0s", 0), ("0", 0), ("1.5h", 5_400_000), ("1h2m3s", 3_723_000)]
+        {
+            assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        for (text, millis) in [(".5s", 500), ("1.s", 1_000), ("+1m.5s", 60_500), ("-0", 0), ("-5s", 0), ("-.5h", 0)] {
+            assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        for text in ["", "5", "1x", "s", ".s", "-", "5-s"] {
+            assert!(duration(text).is_err(), "{text} was accepted");
+        }
+    }
+
+    #[test]
+    fn whole_numbers_are_gos() {
+        for (text, value) in [("0", 0), ("-0", 0), ("+7", 7), ("0x1e", 30), ("0X1E", 30), ("1_0", 10), ("010", 8)] {
+            assert_eq!(number::<i64>(text), Ok(value), "{text}");
+        }
+        for (text, value) in [("0b11", 3), ("0o17", 15), ("0_7", 7), ("0x_ff", 255), ("-0x10", -16)] {
+            assert_eq!(number::<i64>(text), Ok(value), "{text}");
+        }
+        assert_eq!(number::<i64>("-9223372036854775808"), Ok(i64::MIN));
+        for text in ["", "-", "x", "1__0", "_1", "1_", "0x", "0b2", "08", "1.5", "30s", "9223372036854775808"] {
+            assert!(number::<i64>(text).is_err(), "{text} was accepted");
+        }
+        assert!(number::<u16>("65536").is_err() && number::<u16>("-1").is_err());
+    }
+}

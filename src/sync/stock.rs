@@ -7,7 +7,7 @@ use tracing::{info, warn};
 use crate::{
     store::{CertificateHash, CertificateRecord},
     telemetry::Metrics,
-    tls::{CertificateSource, Content, Keeper, Offer, Outcome},
+    tls::{CertificateSource, Content, Keeper, Offer, Outcome, Remark},
 };
 
 use super::{expiry, reconcile::excerpt};
@@ -17,6 +17,13 @@ pub struct Stock {
     keeper: Keeper,
     source: CertificateSource,
     metrics: Arc<Metrics>,
+}
+
+/// What has become of one offer.
+struct Exchanged {
+    name: String,
+    remarks: Vec<Remark>,
+    outcome: Outcome,
 }
 
 impl Stock {
@@ -29,20 +36,44 @@ impl Stock {
     /// happens on other threads.
     pub async fn exchange(&mut self, gone: Vec<String>, offers: Vec<Offer>) {
         let news = self.keeper.news(offers);
-        let has_withdrawn = self.withdraw(gone);
-        if news.is_empty() {
-            if has_withdrawn {
-                self.publish();
-            }
+        let withdrawn: Vec<String> = gone.into_iter().filter(|name| self.keeper.remove(name)).collect();
+        let parsed = if news.is_empty() {
+            Vec::new()
+        } else {
+            tokio::task::spawn_blocking(|| news.parse()).await.expect("parsing does not panic")
+        };
+        if withdrawn.is_empty() && parsed.is_empty() {
             return;
         }
-        let parsed = tokio::task::spawn_blocking(|| news.parse()).await.expect("parsing does not panic");
-        let is_bulk = parsed.len() > MOST_LINES;
+        let exchanged: Vec<Exchanged> = parsed
+            .into_iter()
+            .map(|parsed| {
+                let (name, remarks) = (parsed.name.clone(), parsed.remarks().to_vec());
+                Exchanged { name, remarks, outcome: self.keeper.take(parsed) }
+            })
+            .collect();
+        self.keeper.publish();
+        expiry::measure(&self.keeper.certificates().load(), &self.metrics);
+        // What is said is in force by now.
+        self.tell_withdrawn(&withdrawn);
+        self.tell_exchanged(&exchanged);
+    }
+
+    fn tell_withdrawn(&self, names: &[String]) {
+        for name in names.iter().take(MOST_LINES) {
+            info!(certificate = self.place(name), "a certificate is taken out of service");
+        }
+        if names.len() > MOST_LINES {
+            info!("{} more certificates are taken out of service", names.len() - MOST_LINES);
+        }
+    }
+
+    fn tell_exchanged(&self, exchanged: &[Exchanged]) {
+        let is_bulk = exchanged.len() > MOST_LINES;
         let (mut taken, mut refused, mut remarked): (usize, usize, usize) = (0, 0, 0);
-        for parsed in parsed {
-            let certificate = self.place(&parsed.name);
-            let remarks = parsed.remarks().to_vec();
-            match self.keeper.take(parsed) {
+        for Exchanged { name, remarks, outcome } in exchanged {
+            let certificate = self.place(name);
+            match outcome {
                 Outcome::Taken => {
                     taken += 1;
                     if !is_bulk {
@@ -58,7 +89,7 @@ impl Stock {
                 Outcome::Refused { error, has_previous } => {
                     refused += 1;
                     if refused <= MOST_LINES {
-                        let instead = if has_previous { "; the previous one stays in service" } else { "" };
+                        let instead = if *has_previous { "; the previous one stays in service" } else { "" };
                         warn!(certificate, "a certificate cannot be served: {error}{instead}");
                     }
                 }
@@ -72,29 +103,6 @@ impl Stock {
         }
         self.metrics.tls.certificates_loaded.inc_by(taken as u64);
         self.metrics.tls.certificates_refused.inc_by(refused as u64);
-        self.publish();
-    }
-
-    fn publish(&self) {
-        self.keeper.publish();
-        expiry::measure(&self.keeper.certificates().load(), &self.metrics);
-    }
-
-    fn withdraw(&mut self, names: Vec<String>) -> bool {
-        let mut withdrawn = 0;
-        for name in names {
-            if self.keeper.remove(&name) {
-                withdrawn += 1;
-                if withdrawn <= MOST_LINES {
-                    let certificate = self.place(&name);
-                    info!(certificate, "a certificate is taken out of service");
-                }
-            }
-        }
-        if withdrawn > MOST_LINES {
-            info!("{} more certificates are taken out of service", withdrawn - MOST_LINES);
-        }
-        withdrawn > 0
     }
 
     /// Brings what is in service into line with what Redis has.

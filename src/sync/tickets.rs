@@ -54,14 +54,15 @@ impl TicketSyncer {
                 }
                 Some(Ok(visit)) => {
                     patience.renew();
+                    let keys = visit.keys.len();
+                    self.ring.renew(visit.keys, now);
+                    self.metrics.tls.ticket_keys_shared.set(1);
                     if !std::mem::replace(&mut has_said, true) {
-                        info!(keys = visit.keys.len(), "the keys of session tickets are shared");
+                        info!(keys, "the keys of session tickets are shared");
                         if visit.has_strangers {
                             warn!("some instances share ticket keys under another --tls-ticket-secret than this one");
                         }
                     }
-                    self.metrics.tls.ticket_keys_shared.set(1);
-                    self.ring.renew(visit.keys, now);
                     interval
                 }
                 Some(Err(error)) => {

@@ -404,7 +404,7 @@ fn an_https_backend_is_checked_over_tls() {
     verifying.wait_for_log("dead backends are checked");
     stack.planb.signal("KILL");
     bury(&stack.master, "tls.test", &backend.url(), 0, 600);
-    wait_until("it is not believed", || verifying.count("planb_health_checks_total{result=\"unreachable\"}") >= 2);
+    wait_until("it is not believed", || verifying.count("planb_health_checks_total{result=\"certificate\"}") >= 2);
     assert_eq!((checks(&backend), dead(&stack.master, "tls.test").len()), (1, 1));
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Each backend here is one of two, of which the other answers, so that a retry shows in what the client gets.
 
-use std::time::Instant;
+use std::{io::Write, net::TcpListener, thread, time::Instant};
 
 use socket2::SockRef;
 
@@ -111,8 +111,18 @@ fn a_dial_that_takes_all_of_a_request_s_time_goes_on_and_marks() {
 
 #[test]
 fn a_tls_handshake_that_fails_goes_on_and_marks() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://{}", listener.local_addr().unwrap());
+    thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            // Whoever spoke TLS has read enough of this.
+            let _ = stream.write_all(b"HTTP/1.0 400 Bad Request\r\n\r\n");
+        }
+    });
+    Row::with(&url).assert_goes_on_and_marks("error in backend TLS handshake");
     // Nobody has signed its certificate.
-    Row::with(&Backend::start_tls(|_| false).url()).assert_goes_on_and_marks("error in backend TLS handshake");
+    Row::with(&Backend::start_tls(|_| false).url())
+        .assert_goes_on_and_marks("the backend's certificate is not trusted");
 }
 
 #[test]

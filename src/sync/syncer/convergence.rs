@@ -59,12 +59,11 @@ impl Syncer {
         let evidence = if sweep.has_certificates() { &evidence[..] } else { &evidence[..1] };
         match self.trust.judge(session.identity(), evidence, self.clock.now()) {
             Judgement::Believe => {
-                self.metrics.held.set(0);
+                self.kept = 0;
                 self.take_missing(session, missing, dirty).await
             }
             Judgement::Hold { until, is_new } => {
-                let lost = missing.frontends.len() + missing.certificates.len();
-                self.metrics.held.set(i64::try_from(lost).unwrap_or(i64::MAX));
+                self.kept = missing.frontends.len() + missing.certificates.len();
                 if is_new {
                     warn!(
                         server = %session.server(),

@@ -44,6 +44,8 @@ pub struct Syncer {
     stock: Option<Stock>,
     trust: Trust,
     file: Option<SnapshotFile>,
+    /// How many frontends and certificates are kept although Redis does not mention them.
+    kept: usize,
     /// Hosts whose malformed values have been logged.
     complained: HashSet<String>,
     loaded: Option<oneshot::Sender<()>>,
@@ -89,6 +91,7 @@ impl Syncer {
             health,
             table: Table::default(),
             stock,
+            kept: 0,
             complained: HashSet::new(),
             loaded: Some(loaded),
             whereabouts: Whereabouts::default(),
@@ -113,6 +116,9 @@ impl Syncer {
             if self.metrics.connected.get() == 1 && !(matches!(ended, Ended::Moved(_)) && began.elapsed() < SETTLED) {
                 patience.renew();
             }
+            if let Ended::Failed(error) = &ended {
+                self.health.impaired(error.to_string());
+            }
             self.metrics.connected.set(0);
             let reason = match ended {
                 Ended::Doubted(doubt) => {
@@ -126,9 +132,9 @@ impl Syncer {
                     continue;
                 }
                 Ended::WaitOver => {
+                    self.publish();
                     let routes = self.table.frontend_hosts().count();
                     warn!(routes, "Redis cannot be used yet: serving the routing table of the snapshot file");
-                    self.publish();
                     self.announce_load();
                     continue;
                 }
@@ -143,7 +149,6 @@ impl Syncer {
                     } else {
                         warn!(frontends = self.metrics.frontends.get(), "{problem}; keeping the last routing table");
                     }
-                    self.health.impaired(problem.clone());
                     problem
                 }
             };
@@ -252,12 +257,12 @@ impl Syncer {
         self.publish();
         let frontends = self.metrics.frontends.get();
         let certificates = self.stock.as_ref().map(Stock::in_service);
+        self.take_pulse(session);
+        self.metrics.connected.set(1);
         info!(server = %session.server(), frontends, certificates, took = ?began.elapsed(), "the routing table is loaded");
         if let Some(Move { from, reason }) = self.whereabouts.arrive(home) {
             info!(from, to = %session.server(), reason, "following another Redis");
         }
-        self.metrics.connected.set(1);
-        self.take_pulse(session);
         self.has_changed();
         if !self.announce_load() {
             self.metrics.resyncs.inc();
@@ -321,8 +326,12 @@ impl Syncer {
 
     fn publish(&mut self) {
         let snapshot = self.table.snapshot();
-        self.metrics.frontends.set(i64::try_from(snapshot.len()).unwrap_or(i64::MAX));
+        let frontends = snapshot.len();
         self.routes.publish(snapshot);
+        // Only what is in force is told.
+        for (gauge, number) in [(&self.metrics.frontends, frontends), (&self.metrics.held, self.kept)] {
+            gauge.set(i64::try_from(number).unwrap_or(i64::MAX));
+        }
         if self.table.has_retired() {
             self.routes.announce_retirements();
         }
@@ -348,9 +357,7 @@ impl Syncer {
         self.metrics.polling.set(i64::from(polls));
         let problem = match (session.vitals().stale(), self.trust.holds_until()) {
             (Some(problem), _) => Some(problem.to_owned()),
-            (None, Some(_)) => {
-                Some(format!("it has lost data: {} entries are kept without it", self.metrics.held.get()))
-            }
+            (None, Some(_)) => Some(format!("it has lost data: {} entries are kept without it", self.kept)),
             (None, None) => None,
         };
         match problem {
