@@ -5,7 +5,8 @@ use std::{hint::black_box, time::Duration};
 use bytes::Bytes;
 use criterion::{BatchSize, Criterion};
 use planb::{
-    routing::{Host, Moment, Routes, Tried},
+    clock::Moment,
+    routing::{Host, Routes, Tried},
     store::{DeadSet, List, Record},
     sync::Table,
 };

@@ -22,6 +22,7 @@
 
 pub mod app;
 pub mod cli;
+pub mod clock;
 pub mod config;
 mod deadline;
 pub mod demo;

@@ -1,9 +1,9 @@
 //! Where the parts are put together, started and watched.
 
 mod checking;
-mod doors;
 mod dump;
 mod essential;
+mod listeners;
 mod outputs;
 mod signals;
 mod state;
@@ -36,9 +36,9 @@ use crate::{
 };
 
 use checking::Checking;
-use doors::Doors;
 use dump::Dump;
 use essential::{Essential, ReporterTask};
+use listeners::Doors;
 use outputs::Outputs;
 use signals::{Reread, heed_signals};
 use state::State;

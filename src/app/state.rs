@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use crate::{
-    routing::{Clock, Routes},
+    clock::Clock,
+    routing::Routes,
     telemetry::{Activities, Metrics, StoreHealth},
 };
 

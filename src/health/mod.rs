@@ -24,10 +24,11 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
+    clock::{Clock, Moment},
     deadline,
     dial::{BackendTls, Names},
     drain::Drain,
-    routing::{Backend, Clock, Moment, Routes},
+    routing::{Backend, Routes},
     store::{DeadNotice, Found, HealthSession, Moved, Patience, Place, Standing, StoreError, Watch as ServerWatch},
     telemetry::Metrics,
 };

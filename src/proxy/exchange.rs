@@ -9,7 +9,7 @@ use std::{
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, header};
 
-use super::{Shared, Worker, deadlines::Deadlines, error::client_gone, headers};
+use super::{Shared, Worker, client_timeouts::Deadlines, error::client_gone, headers};
 use crate::{
     routing::{Frontend, InFlight},
     telemetry::{self, Entry, InPhase, Phase, Subject},

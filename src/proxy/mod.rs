@@ -4,25 +4,15 @@
 //! its own, so that no request ever crosses a thread. What the workers share is read-only or atomic. This module knows
 //! nothing of Redis: it reads [`Routes`], and says what died into a channel.
 
-mod attempts;
-mod body;
-mod connection;
-mod deadlines;
+mod client_timeouts;
 mod downstream;
 mod error;
+mod error_pages;
 mod exchange;
-mod frames;
-mod framing;
-mod handshake;
+mod forward;
 mod headers;
-mod http1;
-mod http2;
-mod joint;
-mod listener;
-mod malformed;
-mod pages;
-mod passthrough;
-mod service;
+mod response_body;
+mod retry;
 mod sticky;
 mod tunnel;
 mod upstream;
@@ -38,17 +28,18 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 
 use crate::{
+    clock::Clock,
     dial::{BackendTls, Dialer, Names},
     drain::Drain,
-    routing::{Clock, DeadMark, Routes},
+    routing::{DeadMark, Routes},
     secret::Secret,
     telemetry::{AccessLog, Activities, Activity, ErrorLog, Metrics, StoreHealth},
 };
 
-pub use deadlines::ClientTimeouts;
+pub use client_timeouts::ClientTimeouts;
+pub use downstream::listener::{Door, Listeners, Protocol};
+pub use error_pages::ErrorPages;
 pub use headers::RequestIdHeader;
-pub use listener::{Door, Listeners, Protocol};
-pub use pages::ErrorPages;
 pub use sticky::Sticky;
 pub use upstream::Traffic;
 use upstream::{Pool, Upstream};
@@ -160,7 +151,7 @@ pub fn run_worker(shared: Arc<Shared>, doors: Vec<Door>, drain: &Drain) -> io::R
         let reaper = tokio::task::spawn_local(reap(Rc::clone(&worker.pool), worker.shared.routes.retirements()));
         let mut accepting = JoinSet::new();
         for door in doors {
-            accepting.spawn_local(listener::accept(Rc::clone(&worker), door));
+            accepting.spawn_local(downstream::listener::accept(Rc::clone(&worker), door));
         }
         while let Some(ended) = accepting.join_next().await {
             ended.map_err(io::Error::other)??;

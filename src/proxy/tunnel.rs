@@ -1,48 +1,108 @@
-//! Two upgraded connections, joined byte for byte.
+//! Two byte streams, joined until both have ended.
 
-use std::{cell::Cell, future::pending, rc::Rc};
+use std::{cell::Cell, io, pin::pin, time::Duration};
 
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
-use tokio::io::split;
-use tokio_util::io::InspectWriter;
-use tracing::debug;
-
-use super::{
-    connection::Client,
-    exchange::Exchange,
-    http2::OpenTunnel,
-    joint::{self, Side},
-    upstream::Lease,
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    time::timeout,
 };
 
-/// Joins the two sides until both have closed, or one breaks; the end of one direction is passed on while the other goes
-/// on. The lease keeps the backend's connection from being reused, and the exchange is recorded at the end.
-pub async fn join(
-    client: Rc<Client>,
-    from_client: OnUpgrade,
-    to_backend: OnUpgrade,
-    lease: Lease,
-    mut exchange: Box<Exchange>,
-    stream: Option<OpenTunnel>,
-) {
-    match tokio::try_join!(from_client, to_backend) {
-        Ok((downstream, upstream)) => {
-            let (from_client, to_client) = split(TokioIo::new(downstream));
-            let upstream = split(TokioIo::new(upstream));
-            let to_client = InspectWriter::new(to_client, |bytes| exchange.sent(bytes.len() as u64));
-            let reset = async |backend_has_ended: &Cell<bool>| {
-                let Some(stream) = &stream else { return pending().await };
-                stream.closed().await;
-                // Else the library has just sent the backend's end.
-                if backend_has_ended.get() { pending().await } else { Side::Downstream }
-            };
-            let end = joint::join((from_client, to_client), upstream, reset).await;
-            if let Some(error) = end.error {
-                debug!(client = %client.address, by = ?end.by, %error, "a tunnel broke");
-            }
-        }
-        Err(error) => debug!(client = %client.address, %error, "a tunnel was not opened"),
-    }
-    drop(lease);
+/// How it came to an end.
+#[derive(Debug)]
+pub struct End {
+    /// Who ended it, or began to.
+    pub by: Side,
+    /// How the stream broke, if it did not just end.
+    pub error: Option<io::Error>,
 }
+
+/// One of the two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The client.
+    Downstream,
+    /// The backend.
+    Upstream,
+}
+
+/// Copies both ways until both directions have ended; the end of one is passed on while the other goes on. When one breaks,
+/// or `reset` tells that a stream is gone though nothing that is copied shows it, there is a moment left for the rest: what
+/// was said last before a stream broke is often why.
+///
+/// `reset` is called with what tells whether the backend's direction has ended.
+pub async fn join(
+    downstream: (impl AsyncRead + Unpin, impl AsyncWrite + Unpin),
+    upstream: (impl AsyncRead + Unpin, impl AsyncWrite + Unpin),
+    reset: impl AsyncFnOnce(&Cell<bool>) -> Side,
+) -> End {
+    let (client_ended, backend_ended) = (Cell::new(false), Cell::new(false));
+    let mut there = pin!(pump(downstream.0, Side::Downstream, upstream.1, Side::Upstream, &client_ended));
+    let mut back = pin!(pump(upstream.0, Side::Upstream, downstream.1, Side::Downstream, &backend_ended));
+    let mut reset = pin!(reset(&backend_ended));
+    let (mut there_is_done, mut back_is_done) = (false, false);
+    let mut first = None;
+    loop {
+        let end = tokio::select! {
+            biased;
+            end = &mut there, if !there_is_done => {
+                there_is_done = true;
+                end
+            }
+            end = &mut back, if !back_is_done => {
+                back_is_done = true;
+                end
+            }
+            by = &mut reset => End { by, error: Some(io::ErrorKind::ConnectionReset.into()) },
+        };
+        if end.error.is_some() {
+            let rest = async {
+                let there = async { if there_is_done { None } else { Some(there.await) } };
+                let back = async { if back_is_done { None } else { Some(back.await) } };
+                tokio::join!(there, back)
+            };
+            // Whatever becomes of it, the first to break is the reason.
+            let _ = timeout(LAST_WORDS, rest).await;
+            return end;
+        }
+        let first = first.get_or_insert(end.by);
+        if there_is_done && back_is_done {
+            return End { by: *first, error: None };
+        }
+    }
+}
+
+async fn pump(
+    mut from: impl AsyncRead + Unpin,
+    reading: Side,
+    mut to: impl AsyncWrite + Unpin,
+    writing: Side,
+    has_ended: &Cell<bool>,
+) -> End {
+    let mut buffer = vec![0; BUFFER];
+    let broken = |by, error| End { by, error: Some(error) };
+    loop {
+        let read = match from.read(&mut buffer).await {
+            Ok(read) => read,
+            Err(error) => return broken(reading, error),
+        };
+        let written = async {
+            if read == 0 {
+                has_ended.set(true);
+                return to.shutdown().await;
+            }
+            to.write_all(&buffer[..read]).await?;
+            to.flush().await
+        };
+        match written.await {
+            Err(error) => return broken(writing, error),
+            Ok(()) if read == 0 => return End { by: reading, error: None },
+            Ok(()) => {}
+        }
+    }
+}
+
+/// Bytes that are read at once in each direction.
+const BUFFER: usize = 16 * 1024;
+
+/// How long the rest goes on after something broke.
+const LAST_WORDS: Duration = Duration::from_millis(500);

@@ -8,7 +8,8 @@ use std::{
     time::Duration,
 };
 
-use super::{BackendError, Moment, Origin, origin::Parts};
+use super::{BackendError, Origin, origin::Parts};
+use crate::clock::Moment;
 
 /// A backend as a frontend's list names it. Its identity is its origin: a dead mark follows scheme, host and port through
 /// every edit of the list and every other spelling of the URL, never an index.

@@ -2,7 +2,8 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use super::{Backend, Choice, Frontend, Moment, Slot, Tried};
+use super::{Backend, Choice, Frontend, Slot, Tried};
+use crate::clock::Moment;
 
 /// One request that a backend was given and is not done with. It counts as in flight there while this lives.
 #[derive(Debug)]

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::Moment;
+use crate::clock::Moment;
 
 /// The requests and the retries of the last ten seconds. The first [`FREE_RETRIES`] of each second are free; those beyond
 /// them may be a fifth of the window's requests.

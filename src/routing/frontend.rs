@@ -7,7 +7,8 @@ use std::sync::{
 
 use smallvec::SmallVec;
 
-use super::{Backend, Moment, Origin, RetryBudget};
+use super::{Backend, Origin, RetryBudget};
+use crate::clock::Moment;
 
 /// A frontend with at least one backend. Immutable but for its cursor and its backends' dead marks.
 #[derive(Debug)]

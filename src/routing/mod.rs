@@ -9,7 +9,6 @@ mod balance;
 mod budget;
 mod frontend;
 mod host;
-mod moment;
 mod origin;
 mod snapshot;
 
@@ -18,12 +17,13 @@ use std::sync::Arc;
 use arc_swap::{ArcSwap, Guard};
 use tokio::sync::watch;
 
+use crate::clock::Moment;
+
 pub use backend::Backend;
 pub use balance::InFlight;
 pub use budget::RetryBudget;
 pub use frontend::{Choice, Frontend, Slot, Tried};
 pub use host::{Host, HostError};
-pub use moment::{Clock, Moment};
 pub use origin::{BackendError, Origin, OriginHost};
 pub use snapshot::Snapshot;
 

@@ -6,7 +6,8 @@
 
 use std::collections::{HashMap, hash_map::Entry};
 
-use crate::routing::{DeadMark, Moment};
+use crate::clock::Moment;
+use crate::routing::DeadMark;
 
 use super::whereabouts::Home;
 

@@ -12,7 +12,8 @@ use std::{
 use bytes::Bytes;
 
 use crate::{
-    routing::{Backend, BackendError, Frontend, Moment, Origin, Slot, Snapshot},
+    clock::Moment,
+    routing::{Backend, BackendError, Frontend, Origin, Slot, Snapshot},
     store::{DeadSet, List, Record},
 };
 

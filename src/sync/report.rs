@@ -6,7 +6,8 @@ use tokio::{sync::mpsc, time};
 use tracing::{info, warn};
 
 use crate::{
-    routing::{Backend, Clock, DeadMark, Routes},
+    clock::Clock,
+    routing::{Backend, DeadMark, Routes},
     store::{DeadNotice, Found, Moved, Patience, Place, StoreError, Watch, WriteSession},
     telemetry::Metrics,
 };

@@ -14,7 +14,8 @@ use aws_lc_rs::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    routing::{Clock, Moment, Snapshot},
+    clock::{Clock, Moment},
+    routing::Snapshot,
     store::Identity,
 };
 

@@ -10,7 +10,8 @@ use tokio::{task::JoinHandle, time::Instant};
 use tracing::{info, warn};
 
 use super::saved::{Saved, SavedError};
-use crate::routing::{Clock, Snapshot};
+use crate::clock::Clock;
+use crate::routing::Snapshot;
 
 /// The file of a routing table that changes. Saving never holds up who changes it.
 pub struct SnapshotFile {

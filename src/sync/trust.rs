@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use crate::{routing::Moment, store::Identity};
+use crate::{clock::Moment, store::Identity};
 
 /// What a whole load has shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

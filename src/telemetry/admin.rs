@@ -11,7 +11,7 @@ use tokio::{net::TcpListener, task::JoinSet};
 use tracing::{debug, warn};
 
 use super::{Metrics, StoreHealth};
-use crate::routing::Clock;
+use crate::clock::Clock;
 
 /// Serves metrics to Prometheus.
 pub struct Admin {

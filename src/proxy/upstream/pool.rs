@@ -18,7 +18,7 @@ use prometheus::{IntCounter, IntGauge};
 
 use super::io::Meter;
 use crate::{
-    proxy::body::RequestBody,
+    proxy::response_body::RequestBody,
     routing::{Backend, Origin},
 };
 

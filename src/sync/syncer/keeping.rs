@@ -7,7 +7,7 @@ use tracing::warn;
 
 use super::Syncer;
 use crate::{
-    routing::Moment,
+    clock::Moment,
     store::{List, Record},
     sync::{
         Stock,

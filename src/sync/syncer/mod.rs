@@ -26,8 +26,9 @@ use super::{
     whereabouts::{Home, Move, Whereabouts},
 };
 use crate::{
+    clock::Clock,
     deadline,
-    routing::{Clock, Routes},
+    routing::Routes,
     store::{Doubt, Found, Moved, Notifications, Patience, Pattern, Record, Session, StoreError, Watch},
     telemetry::{Metrics, StoreHealth},
 };

@@ -10,7 +10,7 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 
-use crate::routing::Moment;
+use crate::clock::Moment;
 
 /// What `__ping__` and the snapshot's age are answered from. Written by the syncer, read by everyone.
 pub struct StoreHealth {

@@ -22,14 +22,18 @@ use hyper_util::rt::TokioIo;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Worker,
-    body::ResponseBody,
     connection::{Client, Ending, FRESH_GRACE, fresh_grace, see_through},
-    deadlines::{Alarm, Deadlines},
     frames::Watched,
-    service::{self, Turn},
 };
-use crate::transport::Transport;
+use crate::{
+    proxy::{
+        Worker,
+        client_timeouts::{Alarm, Deadlines},
+        forward::{self, Turn},
+        response_body::ResponseBody,
+    },
+    transport::Transport,
+};
 
 /// Serves a connection to its end.
 pub async fn serve(worker: Rc<Worker>, transport: Transport, client: Rc<Client>) {
@@ -53,7 +57,7 @@ pub async fn serve(worker: Rc<Worker>, transport: Transport, client: Rc<Client>)
         streams.expect(deadlines.clone());
         let turn = Turn { deadlines, streams: Some(streams.clone()) };
         let is_head = request.method() == Method::HEAD;
-        let answer = service::answer(Rc::clone(&worker), Rc::clone(&client), turn, request);
+        let answer = forward::answer(Rc::clone(&worker), Rc::clone(&client), turn, request);
         async move {
             let mut response = answer.await;
             if is_head {

@@ -11,9 +11,10 @@ use tokio::{
 };
 use tokio_rustls::{LazyConfigAcceptor, TlsStream, server};
 
-use super::{Worker, connection::fresh_grace};
+use super::connection::fresh_grace;
 use crate::{
     drain::Drain,
+    proxy::Worker,
     tls::{self, ALPN_HTTP2, Terminator},
     transport::Transport,
 };

@@ -6,14 +6,15 @@ use http::HeaderValue;
 use tokio::{net::TcpStream, sync::OwnedSemaphorePermit};
 use tracing::debug;
 
-use super::{
-    Protocol, Worker,
-    deadlines::{Alarm, Deadlines},
-    handshake,
-    headers::Provenance,
-    http1, http2, passthrough,
+use super::{handshake, http1, http2, listener::Protocol, passthrough};
+use crate::{
+    drain::Drain,
+    proxy::{
+        Worker,
+        client_timeouts::{Alarm, Deadlines},
+        headers::Provenance,
+    },
 };
-use crate::drain::Drain;
 
 /// The client's side of a request.
 pub struct Client {

@@ -12,8 +12,8 @@ use socket2::{Domain, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tracing::warn;
 
-use super::{Worker, connection};
-use crate::{telemetry::Subject, tls::Terminator};
+use super::connection;
+use crate::{proxy::Worker, telemetry::Subject, tls::Terminator};
 
 /// What clients speak on an address.
 #[derive(Clone)]
@@ -111,7 +111,7 @@ fn new_socket(address: SocketAddr) -> io::Result<Socket> {
 ///
 /// # Errors
 /// When the socket cannot be used.
-pub(super) async fn accept(worker: Rc<Worker>, door: Door) -> io::Result<()> {
+pub async fn accept(worker: Rc<Worker>, door: Door) -> io::Result<()> {
     let Door { socket, port, protocol } = door;
     let listener = TcpListener::from_std(socket)?;
     let mut pause = SHORTEST_PAUSE;

@@ -12,7 +12,7 @@ use std::{
 
 use tokio::time::{Instant, Sleep};
 
-use crate::routing::{Clock, Moment};
+use crate::clock::{Clock, Moment};
 
 /// The four client timeouts; `None` means no limit.
 #[derive(Clone, Copy, Debug, Default)]

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::{LoadBalancing, Worker, error::ProxyError, exchange::Exchange};
-use crate::routing::{Choice, DeadMark, Frontend, InFlight, Moment, Tried};
+use crate::clock::Moment;
+use crate::routing::{Choice, DeadMark, Frontend, InFlight, Tried};
 
 /// The attempts so far. Every failure is logged here, and held against the backend where it is the backend's.
 pub struct Attempts<'a> {

@@ -18,11 +18,10 @@ use tokio::{
 };
 
 use super::{
-    deadlines::Deadlines,
-    framing::{ChunkScanner, HeadScanner, POISON},
     malformed::Opening,
+    scanner::{ChunkScanner, HeadScanner, POISON},
 };
-use crate::transport::Transport;
+use crate::{proxy::client_timeouts::Deadlines, transport::Transport};
 
 /// A client's connection whose request heads are looked over before the HTTP library sees them.
 ///

@@ -15,7 +15,7 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
 
-use super::{deadlines::Deadlines, exchange::Exchange, headers, upstream::Lease};
+use super::{client_timeouts::Deadlines, exchange::Exchange, headers, upstream::Lease};
 use crate::telemetry::Subject;
 
 /// A request's body on its way to a backend. By default there is none.

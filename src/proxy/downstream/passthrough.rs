@@ -22,16 +22,15 @@ use tokio::{
 use tokio_util::io::InspectWriter;
 use tracing::debug;
 
-use super::{
-    Shared, Worker,
-    attempts::Attempts,
-    connection,
-    error::ProxyError,
-    exchange::Exchange,
-    handshake,
-    joint::{self, End, Side},
-};
+use super::{connection, handshake};
 use crate::{
+    proxy::{
+        Shared, Worker,
+        error::ProxyError,
+        exchange::Exchange,
+        retry::Attempts,
+        tunnel::{self, End, Side},
+    },
     routing::{Frontend, Host},
     tls::{ClientHello, HelloError, HelloReader},
 };
@@ -145,7 +144,7 @@ async fn join(downstream: TcpStream, mut upstream: TcpStream, received: Vec<u8>,
         }
     };
     let to_client = InspectWriter::new(client, |bytes| exchange.sent(bytes.len() as u64));
-    joint::join((client, to_client), (backend, backend), reset).await
+    tunnel::join((client, to_client), (backend, backend), reset).await
 }
 
 /// What tells a TLS client why it is turned away; nothing for one that does not speak TLS, or no more.

@@ -7,21 +7,23 @@ use std::{
 };
 
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, request::Parts};
-use hyper::{body::Incoming, upgrade};
+use hyper::{body::Incoming, upgrade::on as upgraded};
 
 use super::{
     Worker,
-    attempts::Attempts,
-    body::{Content, RequestBody, ResponseBody},
-    connection::Client,
-    deadlines::Deadlines,
+    client_timeouts::Deadlines,
+    downstream::{
+        connection::{Client, Counted},
+        http2::Streams,
+        upgrade,
+    },
     error::ProxyError,
     exchange::Exchange,
     headers::{
         self, Forwarding, Replaced, RequestIdHeader, X_DEBUG_BACKEND_ID, X_DEBUG_BACKEND_URL, X_DEBUG_FRONTEND_KEY,
     },
-    http2::Streams,
-    tunnel,
+    response_body::{Content, RequestBody, ResponseBody},
+    retry::Attempts,
     upstream::{self, Failure, Lease},
     websocket::Opening,
 };
@@ -224,12 +226,12 @@ fn respond(
             if let Some(deadlines) = &turn.deadlines {
                 deadlines.became_busy();
             }
-            let to_backend = upgrade::on(&mut response);
+            let to_backend = upgraded(&mut response);
             opening.accept(&mut response);
             exchange.became_tunnel();
             let stream = turn.streams.as_ref().map(Streams::open_tunnel);
-            let joined = tunnel::join(client, opening.from_client, to_backend, lease, exchange, stream);
-            let open = super::connection::Counted::one(&worker.shared.metrics.tunnels_open);
+            let joined = upgrade::join(client, opening.from_client, to_backend, lease, exchange, stream);
+            let open = Counted::one(&worker.shared.metrics.tunnels_open);
             worker.tasks.spawn_local(async move {
                 joined.await;
                 drop(open);

@@ -12,14 +12,19 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 
 use super::{
-    Worker,
     connection::{Client, Ending, fresh_grace, see_through},
-    deadlines::Deadlines,
-    downstream::{Downstream, Follows, Verdict},
-    headers, malformed,
-    service::{self, Turn},
+    malformed,
+    supervised::{Downstream, Follows, Verdict},
 };
-use crate::transport::Transport;
+use crate::{
+    proxy::{
+        Worker,
+        client_timeouts::Deadlines,
+        forward::{self, Turn},
+        headers,
+    },
+    transport::Transport,
+};
 
 /// Serves a connection to its end.
 pub async fn serve(worker: Rc<Worker>, transport: Transport, client: Rc<Client>) {
@@ -35,13 +40,13 @@ pub async fn serve(worker: Rc<Worker>, transport: Transport, client: Rc<Client>)
             deadlines.head_ended(follows != Follows::Length(0));
         }
         let turn = Turn { deadlines: deadlines.clone(), streams: None };
-        let answer = service::answer(Rc::clone(&worker), Rc::clone(&client), turn, request);
+        let answer = forward::answer(Rc::clone(&worker), Rc::clone(&client), turn, request);
         let worker = Rc::clone(&worker);
         async move {
             let mut response = answer.await;
             // The connection itself may hear of it only after this response.
             if worker.drain.has_begun() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
-                service::close_after(&mut response);
+                forward::close_after(&mut response);
             }
             Ok::<_, Infallible>(response)
         }
