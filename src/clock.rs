@@ -1,6 +1,12 @@
-//! Points in time as the routing table compares them: milliseconds since the process began.
+//! Points in time, and waiting for them. What must be small, or is handed to pure code, is counted in milliseconds since the process
+//! began.
 
-use std::time::{Duration, Instant};
+use std::{
+    future::pending,
+    time::{Duration, Instant},
+};
+
+use tokio::time;
 
 /// Milliseconds of monotonic time since the [`Clock`] was started; small enough to live in one atomic.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,6 +61,14 @@ impl Clock {
     pub fn at(&self, instant: Instant) -> Moment {
         let millis = instant.saturating_duration_since(self.start).as_millis();
         Moment(u64::try_from(millis).unwrap_or(u64::MAX))
+    }
+}
+
+/// Waits until the deadline; for ever if there is none.
+pub async fn reached(deadline: Option<time::Instant>) {
+    match deadline {
+        Some(deadline) => time::sleep_until(deadline).await,
+        None => pending().await,
     }
 }
 

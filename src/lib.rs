@@ -12,7 +12,7 @@
 //! | [`dial`], [`transport`] | connections to backends, and what HTTP is spoken over |
 //! | [`tls`] | which certificate answers which name; presets, ticket keys, the reader of a ClientHello |
 //! | [`telemetry`] | metrics, access log, error log, the operators' listener |
-//! | [`roots`], [`secret`], `deadline` | whose certificates are believed; text that is never shown; waits that may have no end |
+//! | [`roots`], [`secret`], [`clock`] | whose certificates are believed; text that is never shown; points in time |
 //! | [`demo`] | the main job before one's eyes, on this machine alone |
 //!
 //! One task, the [`sync::Syncer`], keeps an immutable [`routing::Snapshot`] current. Requests read it through
@@ -24,7 +24,6 @@ pub mod app;
 pub mod cli;
 pub mod clock;
 pub mod config;
-mod deadline;
 pub mod demo;
 pub mod dial;
 pub mod drain;

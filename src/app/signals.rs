@@ -10,7 +10,7 @@ use tracing::{info, warn};
 
 use super::dump::Dump;
 use crate::{
-    deadline,
+    clock,
     drain::{DRAIN_LIMIT, Drain},
     proxy::ErrorPages,
     telemetry::Lines,
@@ -49,7 +49,7 @@ pub fn heed_signals(
                     warn!("USR2 asks for a profile, which this version cannot take");
                     continue;
                 }
-                () = deadline::reached(deadline) => {
+                () = clock::reached(deadline) => {
                     warn!("the drain took too long; what is unfinished is given up");
                     drain.expire();
                     deadline = None;

@@ -24,8 +24,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
-    clock::{Clock, Moment},
-    deadline,
+    clock::{self, Clock, Moment},
     dial::{BackendTls, Names},
     drain::Drain,
     routing::{Backend, Routes},
@@ -167,7 +166,7 @@ impl Checker {
                 moved = watch.moved() => return Err(Ended::Moved(moved)),
                 Some(ended) = self.probes.join_next() => self.take(ended),
                 _ = beat.tick() => session.beat().await?,
-                () = deadline::reached(next.map(time::Instant::from)) => {}
+                () = clock::reached(next.map(time::Instant::from)) => {}
             }
         }
     }

@@ -9,7 +9,12 @@ use std::{
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, header};
 
-use super::{Shared, Worker, client_timeouts::Deadlines, error::client_gone, headers};
+use super::{
+    client_timeouts::Deadlines,
+    error::client_gone,
+    headers,
+    worker::{Shared, Worker},
+};
 use crate::{
     routing::{Frontend, InFlight},
     telemetry::{self, Entry, InPhase, Phase, Subject},

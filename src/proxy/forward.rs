@@ -7,25 +7,22 @@ use std::{
 };
 
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, request::Parts};
-use hyper::{body::Incoming, upgrade::on as upgraded};
+use hyper::body::Incoming;
 
 use super::{
-    Worker,
+    client::Client,
     client_timeouts::Deadlines,
-    downstream::{
-        connection::{Client, Counted},
-        http2::Streams,
-        upgrade,
-    },
     error::ProxyError,
     exchange::Exchange,
     headers::{
         self, Forwarding, Replaced, RequestIdHeader, X_DEBUG_BACKEND_ID, X_DEBUG_BACKEND_URL, X_DEBUG_FRONTEND_KEY,
     },
-    response_body::{Content, RequestBody, ResponseBody},
+    response_body::{Content, ResponseBody},
     retry::Attempts,
+    upload::RequestBody,
     upstream::{self, Failure, Lease},
     websocket::Opening,
+    worker::Worker,
 };
 use crate::{
     routing::{Choice, Frontend, Host},
@@ -36,17 +33,47 @@ use crate::{
 pub struct Turn {
     /// The deadlines of the connection; or of the stream, on HTTP/2.
     pub deadlines: Option<Arc<Deadlines>>,
-    /// The other streams of the connection, on HTTP/2.
-    pub streams: Option<Streams>,
+    /// Whether the connection has no room for the request's head, on HTTP/2.
+    pub is_overfull: bool,
+}
+
+/// What a request is answered with.
+pub enum Answer {
+    /// A response.
+    Response(Response<ResponseBody>),
+    /// A backend's agreement to become a WebSocket.
+    Opened(Box<Opened>),
+}
+
+/// A WebSocket that a backend has agreed to.
+pub struct Opened {
+    /// What the backend has said, with its side of the WebSocket.
+    pub response: Response<Incoming>,
+    /// What the client has asked for, with its side.
+    pub opening: Opening,
+    /// The backend's connection.
+    pub lease: Lease,
+    /// The record of it.
+    pub exchange: Box<Exchange>,
+}
+
+impl Answer {
+    fn headers_mut(&mut self) -> &mut HeaderMap {
+        match self {
+            Self::Response(response) => response.headers_mut(),
+            Self::Opened(opened) => opened.response.headers_mut(),
+        }
+    }
+}
+
+impl From<Response<ResponseBody>> for Answer {
+    fn from(response: Response<ResponseBody>) -> Self {
+        Self::Response(response)
+    }
 }
 
 /// Answers a request; there is always an answer.
-pub async fn answer(
-    worker: Rc<Worker>,
-    client: Rc<Client>,
-    turn: Turn,
-    mut request: Request<Incoming>,
-) -> Response<ResponseBody> {
+pub async fn answer(worker: Rc<Worker>, client: Rc<Client>, turn: Turn, mut request: Request<Incoming>) -> Answer {
     let opening = Opening::of(&mut request);
     let (mut head, body) = request.into_parts();
     let mut exchange = Exchange::begin(&worker, turn.deadlines.clone(), client.address, &head);
@@ -57,27 +84,26 @@ pub async fn answer(
     // On HTTP/1, bytes may follow a request's head that were not looked over.
     let unread = !is_http2 && opening.is_some();
 
-    // On HTTP/1 the library has looked at this. The head counts until there is an answer.
-    let held = turn.streams.as_ref().map(|streams| streams.hold(&head.headers));
-    if is_http2 && (head.headers.len() > worker.shared.config.max_headers || matches!(held, Some(None))) {
-        return refuse(&worker, exchange, &ProxyError::TooManyHeaders, false);
+    // On HTTP/1 the library has looked at this.
+    if turn.is_overfull || is_http2 && head.headers.len() > worker.shared.config.max_headers {
+        return refuse(&worker, exchange, &ProxyError::TooManyHeaders, false).into();
     }
     let checked = check_coding(&head.headers).and_then(|()| requested_host(&head, opening.is_some()));
     let host = match checked {
         Ok(host) => host,
         Err(reason) => {
             worker.shared.metrics.malformed_requests.inc();
-            return refuse(&worker, exchange, &ProxyError::Malformed(reason), !is_http2);
+            return refuse(&worker, exchange, &ProxyError::Malformed(reason), !is_http2).into();
         }
     };
     let frontend = {
         // A malformed name was refused above, so that this parses again.
         let Ok(name) = host.to_str().map_err(drop).and_then(|text| Host::parse(text).map_err(drop)) else {
-            return refuse(&worker, exchange, &ProxyError::Malformed("the host is malformed"), !is_http2);
+            return refuse(&worker, exchange, &ProxyError::Malformed("the host is malformed"), !is_http2).into();
         };
         if name.full() == PING_HOST && head.uri.path() == "/" {
             exchange.forget();
-            return pong(&worker);
+            return pong(&worker).into();
         }
         worker.shared.routes.load().find(&name).cloned()
     };
@@ -93,7 +119,7 @@ pub async fn answer(
     exchange.identify(&head.headers);
     let Some(frontend) = frontend else {
         exchange.log_error(Subject::Client, &ProxyError::NoRoute);
-        return refuse(&worker, exchange, &ProxyError::NoRoute, unread);
+        return refuse(&worker, exchange, &ProxyError::NoRoute, unread).into();
     };
     exchange.routed(&frontend);
     let sticky = worker.shared.sticky.as_ref();
@@ -114,21 +140,21 @@ pub async fn answer(
         }
         _ => None,
     };
-    let mut response = match outcome {
-        Ok((response, lease)) => respond(&worker, client, &turn, response, lease, opening, exchange),
-        Err(error) => refuse(&worker, exchange, &error, unread),
+    let mut answer = match outcome {
+        Ok((response, lease)) => respond(response, lease, opening, exchange),
+        Err(error) => refuse(&worker, exchange, &error, unread).into(),
     };
     if let Some(cookie) = cookie {
-        response.headers_mut().append(header::SET_COOKIE, cookie);
+        answer.headers_mut().append(header::SET_COOKIE, cookie);
     }
     if debug {
-        add_debug_headers(response.headers_mut(), &frontend, choice.as_ref());
+        add_debug_headers(answer.headers_mut(), &frontend, choice.as_ref());
     }
-    response
+    answer
 }
 
-/// A backend's answer.
-struct Answer {
+/// A backend's answer that is held against it.
+struct Kept {
     choice: Choice,
     response: Response<Incoming>,
     lease: Lease,
@@ -176,7 +202,7 @@ async fn attempt(
                 Ok(()) => {
                     let problem = ProxyError::from_answer(exchange.method(), &response).filter(|_| judges_answers);
                     let Some(error) = problem else { return (Some(choice), Ok((response, lease))) };
-                    kept = Some(Box::new(Answer { choice: choice.clone(), response, lease, took }));
+                    kept = Some(Box::new(Kept { choice: choice.clone(), response, lease, took }));
                     Failure { error, unsent: copy.map(|copy| *copy) }
                 }
                 Err(error) => Failure { error, unsent: None },
@@ -209,40 +235,25 @@ fn check_upgrade(response: &Response<Incoming>, opening: Option<&Opening>) -> Re
 
 /// Passes a backend's answer on.
 fn respond(
-    worker: &Worker,
-    client: Rc<Client>,
-    turn: &Turn,
     mut response: Response<Incoming>,
     lease: Lease,
     opening: Option<Opening>,
     mut exchange: Box<Exchange>,
-) -> Response<ResponseBody> {
+) -> Answer {
     exchange.answered(response.status());
     *response.version_mut() = Version::HTTP_11;
     let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     headers::prepare_response(response.headers_mut(), switched);
     match opening {
         Some(opening) if switched => {
-            if let Some(deadlines) = &turn.deadlines {
-                deadlines.became_busy();
-            }
-            let to_backend = upgraded(&mut response);
-            opening.accept(&mut response);
             exchange.became_tunnel();
-            let stream = turn.streams.as_ref().map(Streams::open_tunnel);
-            let joined = upgrade::join(client, opening.from_client, to_backend, lease, exchange, stream);
-            let open = Counted::one(&worker.shared.metrics.tunnels_open);
-            worker.tasks.spawn_local(async move {
-                joined.await;
-                drop(open);
-            });
-            response.map(|_| ResponseBody::none())
+            Answer::Opened(Box::new(Opened { response, opening, lease, exchange }))
         }
         refused => {
             if refused.is_some_and(|opening| !opening.is_connect()) {
                 close_after(&mut response);
             }
-            response.map(|incoming| ResponseBody::from_backend(incoming, lease, exchange))
+            response.map(|incoming| ResponseBody::from_backend(incoming, lease, exchange)).into()
         }
     }
 }

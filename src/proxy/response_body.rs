@@ -2,10 +2,7 @@
 //! other side has room.
 
 use std::{
-    cell::RefCell,
     pin::Pin,
-    rc::Rc,
-    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -15,114 +12,8 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
 
-use super::{client_timeouts::Deadlines, exchange::Exchange, headers, upstream::Lease};
+use super::{exchange::Exchange, headers, upstream::Lease};
 use crate::telemetry::Subject;
-
-/// A request's body on its way to a backend. By default there is none.
-#[derive(Default)]
-pub struct RequestBody(Option<Rc<RefCell<Upload>>>);
-
-struct Upload {
-    incoming: Incoming,
-    /// Told of the body's end, where the connection cannot tell.
-    deadlines: Option<Arc<Deadlines>>,
-    /// What has been handed over, while it can be handed over once more.
-    handed: Option<Vec<Bytes>>,
-    /// What is to be handed over once more, last piece first.
-    again: Vec<Bytes>,
-}
-
-impl RequestBody {
-    /// A client's body. Its deadlines are told when it has arrived.
-    pub fn new(incoming: Incoming, deadlines: Option<Arc<Deadlines>>) -> Self {
-        if incoming.is_end_stream() && deadlines.is_none() {
-            return Self::default();
-        }
-        let upload = Upload { incoming, deadlines, handed: Some(Vec::new()), again: Vec::new() };
-        Self(Some(Rc::new(RefCell::new(upload))))
-    }
-
-    /// The same body, for when whoever has this one loses it. They must not both be read.
-    pub fn share(&self) -> Self {
-        Self(self.0.clone())
-    }
-
-    /// Begins again at the body's first byte; `false` if too much of it is gone.
-    pub fn rewind(&self) -> bool {
-        let Some(upload) = &self.0 else { return true };
-        let upload = &mut *upload.borrow_mut();
-        let Some(handed) = &mut upload.handed else { return false };
-        upload.again.extend(handed.drain(..).rev());
-        true
-    }
-}
-
-impl Upload {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let mut frame = match self.again.pop() {
-            Some(data) => Some(Ok(Frame::data(data))),
-            None => ready!(Pin::new(&mut self.incoming).poll_frame(cx)),
-        };
-        match &mut frame {
-            Some(Ok(frame)) => {
-                if let Some(trailers) = frame.trailers_mut() {
-                    headers::prepare_trailers(trailers);
-                }
-                self.remember(frame);
-            }
-            Some(Err(_)) => self.handed = None,
-            None => {}
-        }
-        if (frame.is_none() || self.is_end())
-            && let Some(deadlines) = self.deadlines.take()
-        {
-            deadlines.body_ended();
-        }
-        Poll::Ready(frame)
-    }
-
-    fn remember(&mut self, frame: &Frame<Bytes>) {
-        let Some(handed) = &mut self.handed else { return };
-        let is_little = |data: &Bytes| handed.iter().map(Bytes::len).sum::<usize>() + data.len() <= MOST_HANDED;
-        match frame.data_ref() {
-            Some(data) if handed.len() < MOST_PIECES && is_little(data) => handed.push(data.clone()),
-            _ => self.handed = None,
-        }
-    }
-
-    fn is_end(&self) -> bool {
-        self.again.is_empty() && self.incoming.is_end_stream()
-    }
-}
-
-impl Body for RequestBody {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        match &self.0 {
-            Some(upload) => upload.borrow_mut().poll_frame(cx),
-            None => Poll::Ready(None),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.0.as_ref().is_none_or(|upload| upload.borrow().is_end())
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        let Some(upload) = &self.0 else { return SizeHint::with_exact(0) };
-        let upload = upload.borrow();
-        let again: u64 = upload.again.iter().map(|data| data.len() as u64).sum();
-        let rest = upload.incoming.size_hint();
-        let mut hint = SizeHint::new();
-        hint.set_lower(again + rest.lower());
-        if let Some(upper) = rest.upper() {
-            hint.set_upper(again + upper);
-        }
-        hint
-    }
-}
 
 /// A response's body on its way to the client. When it ends, or is given up, its exchange is recorded.
 pub struct ResponseBody {
@@ -247,9 +138,3 @@ impl Drop for ResponseBody {
         }
     }
 }
-
-/// Bytes of a request's body that are remembered: as many as are handed over before the socket is tried.
-const MOST_HANDED: usize = 64 * 1024;
-
-/// Pieces of it. A client may send single bytes, of which each would cost us more than the one before.
-const MOST_PIECES: usize = 64;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{LoadBalancing, Worker, error::ProxyError, exchange::Exchange};
+use super::{config::LoadBalancing, error::ProxyError, exchange::Exchange, worker::Worker};
 use crate::clock::Moment;
 use crate::routing::{Choice, DeadMark, Frontend, InFlight, Tried};
 

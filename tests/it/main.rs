@@ -6,6 +6,7 @@
 
 mod support;
 
+mod architecture;
 mod backend_tls;
 mod balancing;
 mod bodies;

@@ -4,17 +4,13 @@ use std::io;
 
 use http::HeaderValue;
 use rustls::{AlertDescription, HandshakeKind, ProtocolVersion, server::Acceptor};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    time::{Duration, timeout},
-};
+use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::{LazyConfigAcceptor, TlsStream, server};
 
-use super::connection::fresh_grace;
+use super::{alert, lifetime::fresh_grace};
 use crate::{
     drain::Drain,
-    proxy::Worker,
+    proxy::worker::Worker,
     tls::{self, ALPN_HTTP2, Terminator},
     transport::Transport,
 };
@@ -81,7 +77,7 @@ async fn negotiate(
     match peeked {
         Ok(0) => return Err(Failure::Silent),
         Ok(_) if first[0] != HANDSHAKE_RECORD => {
-            explain(stream, first[0]).await;
+            alert::explain(stream, first[0]).await;
             return Err(Failure::NotTls);
         }
         Ok(_) => {}
@@ -91,41 +87,10 @@ async fn negotiate(
     // The library's own alert for this is access_denied.
     if terminator.certificates().load().find(start.client_hello().server_name()).is_none() {
         let mut stream = start.io;
-        refuse(&mut stream, AlertDescription::UnrecognisedName).await;
+        alert::refuse(&mut stream, AlertDescription::UnrecognisedName).await;
         return Err(Failure::NoCertificate);
     }
     start.into_stream(terminator.settings()).await.map_err(Failure::Broken)
-}
-
-/// Answers what is no TLS: a request in plain HTTP with words, anything else with silence.
-async fn explain(mut stream: TcpStream, first: u8) {
-    if first.is_ascii_uppercase() {
-        // Whoever cannot take this in has nothing to lose.
-        let _ = stream.write_all(PLAIN_HTTP_ANSWER).await;
-    }
-    linger(&mut stream).await;
-}
-
-/// Ends a connection whose ClientHello cannot be accepted (RFC 8446 section 6.2).
-pub async fn refuse(stream: &mut TcpStream, alert: AlertDescription) {
-    const ALERT_RECORD: u8 = 21;
-    const FATAL: u8 = 2;
-    // A client that is gone need not be told.
-    let _ = stream.write_all(&[ALERT_RECORD, 3, 3, 0, 2, FATAL, u8::from(alert)]).await;
-    linger(stream).await;
-}
-
-/// Closes our direction and reads on for a while: closing a socket with unread bytes resets it, and the reset can overtake
-/// what was said last.
-async fn linger(stream: &mut TcpStream) {
-    let reading = async {
-        stream.shutdown().await?;
-        let mut dropped = [0; 4_096];
-        while stream.read(&mut dropped).await? > 0 {}
-        io::Result::Ok(())
-    };
-    // However it ends, the connection is closed.
-    let _ = timeout(LINGER, reading).await;
 }
 
 impl Failure {
@@ -168,9 +133,3 @@ const NO_VERSION: &str = "none";
 
 /// The content type of the record that a TLS connection begins with (RFC 8446 section 5.1).
 const HANDSHAKE_RECORD: u8 = 22;
-
-const PLAIN_HTTP_ANSWER: &[u8] = b"HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\n\
-    Connection: close\r\n\r\nThis port speaks TLS: use https.\n";
-
-/// How long a client that was refused is listened to.
-const LINGER: Duration = Duration::from_millis(500);

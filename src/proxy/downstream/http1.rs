@@ -12,16 +12,18 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 
 use super::{
-    connection::{Client, Ending, fresh_grace, see_through},
+    lifetime::{Ending, fresh_grace, see_through},
     malformed,
     supervised::{Downstream, Follows, Verdict},
+    upgrade,
 };
 use crate::{
     proxy::{
-        Worker,
+        client::Client,
         client_timeouts::Deadlines,
-        forward::{self, Turn},
+        forward::{self, Answer, Turn},
         headers,
+        worker::Worker,
     },
     transport::Transport,
 };
@@ -39,11 +41,19 @@ pub async fn serve(worker: Rc<Worker>, transport: Transport, client: Rc<Client>)
         if let Some(deadlines) = &deadlines {
             deadlines.head_ended(follows != Follows::Length(0));
         }
-        let turn = Turn { deadlines: deadlines.clone(), streams: None };
+        let turn = Turn { deadlines: deadlines.clone(), is_overfull: false };
         let answer = forward::answer(Rc::clone(&worker), Rc::clone(&client), turn, request);
-        let worker = Rc::clone(&worker);
+        let (worker, client, deadlines) = (Rc::clone(&worker), Rc::clone(&client), deadlines.clone());
         async move {
-            let mut response = answer.await;
+            let mut response = match answer.await {
+                Answer::Response(response) => response,
+                Answer::Opened(opened) => {
+                    if let Some(deadlines) = &deadlines {
+                        deadlines.became_busy();
+                    }
+                    upgrade::open(&worker, client, *opened, None)
+                }
+            };
             // The connection itself may hear of it only after this response.
             if worker.drain.has_begun() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
                 forward::close_after(&mut response);

@@ -12,19 +12,8 @@ use socket2::{Domain, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tracing::warn;
 
-use super::connection;
-use crate::{proxy::Worker, telemetry::Subject, tls::Terminator};
-
-/// What clients speak on an address.
-#[derive(Clone)]
-pub enum Protocol {
-    /// HTTP/1.
-    Http,
-    /// HTTP/1 or HTTP/2 under TLS.
-    Tls(Arc<Terminator>),
-    /// TLS that is not ours to decrypt.
-    Passthrough,
-}
+use super::connection::{self, Protocol};
+use crate::{proxy::worker::Worker, telemetry::Subject};
 
 /// One worker's listening socket.
 pub struct Door {

@@ -4,7 +4,7 @@ use std::{net::IpAddr, time::Duration};
 
 use http::StatusCode;
 
-use crate::{proxy::Shared, telemetry::Entry};
+use crate::{proxy::worker::Shared, telemetry::Entry};
 
 /// The beginning of a request's first line, as the client sent it.
 #[derive(Debug, Default)]

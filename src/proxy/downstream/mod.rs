@@ -1,13 +1,19 @@
 //! Clients' connections: how they are taken, what is spoken on them, and when they end.
 
-pub mod connection;
+mod alert;
+mod connection;
 mod frames;
 mod handshake;
 mod http1;
-pub mod http2;
-pub mod listener;
+mod http2;
+mod lifetime;
+mod listener;
 mod malformed;
 mod passthrough;
 mod scanner;
+mod streams;
 mod supervised;
-pub mod upgrade;
+mod upgrade;
+
+pub use connection::Protocol;
+pub use listener::{Door, Listeners, accept};

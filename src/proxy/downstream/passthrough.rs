@@ -22,14 +22,14 @@ use tokio::{
 use tokio_util::io::InspectWriter;
 use tracing::debug;
 
-use super::{connection, handshake};
+use super::{alert, lifetime};
 use crate::{
     proxy::{
-        Shared, Worker,
         error::ProxyError,
         exchange::Exchange,
         retry::Attempts,
         tunnel::{self, End, Side},
+        worker::{Shared, Worker},
     },
     routing::{Frontend, Host},
     tls::{ClientHello, HelloError, HelloReader},
@@ -45,7 +45,7 @@ pub async fn serve(worker: Rc<Worker>, mut stream: TcpStream, address: IpAddr, _
         hello = timeout(limit, read_hello(&mut stream, &mut received)) => {
             hello.unwrap_or(Err(ProxyError::HelloTimeout(limit)))
         }
-        () = connection::fresh_grace(&worker.drain) => Err(ProxyError::ClientGone),
+        () = lifetime::fresh_grace(&worker.drain) => Err(ProxyError::ClientGone),
     };
     if received.is_empty() && matches!(hello, Err(ProxyError::ClientGone)) {
         // As load balancers do to see whether we are there.
@@ -79,7 +79,7 @@ pub async fn serve(worker: Rc<Worker>, mut stream: TcpStream, address: IpAddr, _
             exchange.answered(error.verdict().status);
             drop(exchange);
             if let Some(alert) = alert_for(&error) {
-                handshake::refuse(&mut stream, alert).await;
+                alert::refuse(&mut stream, alert).await;
             }
         }
     }

@@ -2,22 +2,46 @@
 
 use std::{cell::Cell, future::pending, rc::Rc};
 
-use hyper::upgrade::OnUpgrade;
+use hyper::{
+    Response,
+    upgrade::{self, OnUpgrade},
+};
 use hyper_util::rt::TokioIo;
 use tokio::io::split;
 use tokio_util::io::InspectWriter;
 use tracing::debug;
 
-use super::{connection::Client, http2::OpenTunnel};
-use crate::proxy::{
-    exchange::Exchange,
-    tunnel::{self, Side},
-    upstream::Lease,
+use super::streams::OpenTunnel;
+use crate::{
+    proxy::{
+        client::Client,
+        exchange::Exchange,
+        forward::Opened,
+        response_body::ResponseBody,
+        tunnel::{self, Side},
+        upstream::Lease,
+        worker::Worker,
+    },
+    telemetry::Counted,
 };
+
+/// Opens the tunnel to which a backend has agreed; returns what tells the client of it. `stream` is the client's, on HTTP/2.
+pub fn open(worker: &Worker, client: Rc<Client>, opened: Opened, stream: Option<OpenTunnel>) -> Response<ResponseBody> {
+    let Opened { mut response, opening, lease, exchange } = opened;
+    let to_backend = upgrade::on(&mut response);
+    opening.accept(&mut response);
+    let joined = join(client, opening.from_client, to_backend, lease, exchange, stream);
+    let open = Counted::one(&worker.shared.metrics.tunnels_open);
+    worker.tasks.spawn_local(async move {
+        joined.await;
+        drop(open);
+    });
+    response.map(|_| ResponseBody::none())
+}
 
 /// Joins the two sides until both have closed, or one breaks; the end of one direction is passed on while the other goes
 /// on. The lease keeps the backend's connection from being reused, and the exchange is recorded at the end.
-pub async fn join(
+async fn join(
     client: Rc<Client>,
     from_client: OnUpgrade,
     to_backend: OnUpgrade,

@@ -18,7 +18,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tracing::debug;
 
-use super::{error::ProxyError, response_body::RequestBody};
+use super::{error::ProxyError, upload::RequestBody};
 use crate::{
     dial::Dialer,
     routing::{Backend, Origin},

@@ -18,7 +18,7 @@ use prometheus::{IntCounter, IntGauge};
 
 use super::io::Meter;
 use crate::{
-    proxy::response_body::RequestBody,
+    proxy::upload::RequestBody,
     routing::{Backend, Origin},
 };
 

@@ -26,8 +26,7 @@ use super::{
     whereabouts::{Home, Move, Whereabouts},
 };
 use crate::{
-    clock::Clock,
-    deadline,
+    clock::{self, Clock},
     routing::Routes,
     store::{Doubt, Found, Moved, Notifications, Patience, Pattern, Record, Session, StoreError, Watch},
     telemetry::{Metrics, StoreHealth},
@@ -111,7 +110,7 @@ impl Syncer {
             let began = Instant::now();
             let ended = tokio::select! {
                 ended = self.attempt() => ended,
-                () = deadline::reached(serve_at) => Ended::WaitOver,
+                () = clock::reached(serve_at) => Ended::WaitOver,
             };
             // However often sentinels change their minds, the table is not loaded as often.
             if self.metrics.connected.get() == 1 && !(matches!(ended, Ended::Moved(_)) && began.elapsed() < SETTLED) {
@@ -196,7 +195,7 @@ impl Syncer {
         let mut sweep_at = time::Instant::now() + self.sweep_interval(session);
         loop {
             tokio::select! {
-                () = deadline::reached(self.grace_ends()) => return Err(Ended::GraceOver),
+                () = clock::reached(self.grace_ends()) => return Err(Ended::GraceOver),
                 turn = wait_for(self.file.as_mut()) => {
                     if matches!(turn, Turn::Save) {
                         self.save();
