@@ -208,7 +208,8 @@ fn many_tunnels_at_once_do_not_mix() {
     let (stack, backend) = echo();
     let mut sockets: Vec<_> = (0..100).map(|_| stack.open()).collect();
     assert_eq!((stack.tunnels(), backend.connections()), (100, 100));
-    assert_eq!(stack.planb.count("planb_reverseproxy_connections_current_open"), 0);
+    let connections = || stack.planb.count("planb_reverseproxy_connections_current_open");
+    wait_until("what is a tunnel is no connection any more", || connections() == 0);
     for (number, socket) in sockets.iter_mut().enumerate() {
         socket.send(Message::text(format!("message {number}"))).unwrap();
     }
