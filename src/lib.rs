@@ -8,6 +8,7 @@
 //! | [`store`] | Redis: sessions, keys and messages; the only importer of the client library |
 //! | [`sync`] | keeps routes and certificates in step with Redis, and carries dead marks back to it |
 //! | [`health`] | the active health check: leases, whose turn it is, the request that a dead backend must answer |
+//! | [`message`] | pure: what an HTTP/1.1 message says, and how it is said on |
 //! | [`proxy`] | from an accepted connection to a finished response |
 //! | [`dial`], [`transport`] | connections to backends, and what HTTP is spoken over |
 //! | [`tls`] | which certificate answers which name; presets, ticket keys, the reader of a ClientHello |
@@ -28,6 +29,7 @@ pub mod demo;
 pub mod dial;
 pub mod drain;
 pub mod health;
+pub mod message;
 pub mod proxy;
 pub mod roots;
 pub mod routing;

@@ -1,0 +1,161 @@
+//! Heads that come from elsewhere than a reader: from HTTP/2, or from ourselves.
+
+use std::rc::Rc;
+
+use bytes::{BufMut, BytesMut};
+use smallvec::SmallVec;
+
+use super::{
+    head::{Fields, LONGEST, Place, RequestHead, ResponseHead, Span, Version},
+    known::Known,
+    parse::{ParseError, check_target, is_text, is_token},
+};
+
+/// Builds the head of a request, all of it in one buffer.
+#[derive(Debug)]
+pub struct RequestHeadBuilder {
+    lines: LinesBuilder,
+    version: Version,
+    method: Span,
+    target: Span,
+    protocol: Option<Span>,
+}
+
+impl RequestHeadBuilder {
+    /// With the target as HTTP/1.1 would have it.
+    pub fn new(version: Version, method: &[u8], target: &[u8]) -> Self {
+        Self::begin(version, method, &[target])
+    }
+
+    /// With what HTTP/2 tells in parts (RFC 9113 section 8.3.1). The target takes the absolute form, so that the authority is
+    /// compared with `Host` as it is for HTTP/1.1.
+    pub fn from_parts(version: Version, method: &[u8], scheme: &[u8], authority: &[u8], path: &[u8]) -> Self {
+        let path = if path == b"*" { b"" } else { path };
+        Self::begin(version, method, &[scheme, b"://", authority, path])
+    }
+
+    fn begin(version: Version, method: &[u8], target: &[&[u8]]) -> Self {
+        let mut lines = LinesBuilder::default();
+        let method = lines.put(&[method]);
+        lines.buffer.put_u8(b' ');
+        let target = lines.put(target);
+        lines.put(&[b"\r\n"]);
+        if !is_token(method.of(&lines.buffer)) {
+            lines.error = Some(ParseError::Method);
+        } else if let Err(error) = check_target(target.of(&lines.buffer)) {
+            lines.error = Some(error);
+        }
+        Self { lines, version, method, target, protocol: None }
+    }
+
+    /// The protocol that an extended CONNECT asks for (RFC 8441).
+    pub fn protocol(mut self, protocol: &[u8]) -> Self {
+        let span = self.lines.put(&[protocol]);
+        self.lines.put(&[b"\r\n"]);
+        self.protocol = Some(span);
+        self
+    }
+
+    /// Adds a line.
+    pub fn line(mut self, name: &[u8], value: &[u8]) -> Self {
+        self.push(name, value);
+        self
+    }
+
+    /// Adds a line.
+    pub fn push(&mut self, name: &[u8], value: &[u8]) {
+        self.lines.push(name, value);
+    }
+
+    /// The head; an error if a part of it cannot stand in one.
+    pub fn build(self) -> Result<RequestHead, ParseError> {
+        let Self { lines, version, method, target, protocol } = self;
+        Ok(RequestHead { fields: lines.build()?, method, target, protocol, version })
+    }
+}
+
+/// Builds the head of a response, all of it in one buffer.
+#[derive(Debug)]
+pub struct ResponseHeadBuilder {
+    lines: LinesBuilder,
+    version: Version,
+    status: u16,
+    reason: Span,
+}
+
+impl ResponseHeadBuilder {
+    /// With the reason phrase that goes with the status, if any does.
+    pub fn new(version: Version, status: u16) -> Self {
+        let reason = http::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
+        let mut lines = LinesBuilder::default();
+        if !(100..=999).contains(&status) {
+            lines.error = Some(ParseError::Status);
+        }
+        let reason = lines.put(&[reason.unwrap_or_default().as_bytes()]);
+        lines.put(&[b"\r\n"]);
+        Self { lines, version, status, reason }
+    }
+
+    /// Adds a line.
+    pub fn line(mut self, name: &[u8], value: &[u8]) -> Self {
+        self.push(name, value);
+        self
+    }
+
+    /// Adds a line.
+    pub fn push(&mut self, name: &[u8], value: &[u8]) {
+        self.lines.push(name, value);
+    }
+
+    /// The head; an error if a part of it cannot stand in one.
+    pub fn build(self) -> Result<ResponseHead, ParseError> {
+        let Self { lines, version, status, reason } = self;
+        Ok(ResponseHead { fields: lines.build()?, version, status, reason })
+    }
+}
+
+#[derive(Debug, Default)]
+struct LinesBuilder {
+    buffer: BytesMut,
+    places: SmallVec<[Place; 16]>,
+    /// The first thing that was wrong.
+    error: Option<ParseError>,
+}
+
+impl LinesBuilder {
+    /// Writes these parts after one another.
+    fn put(&mut self, parts: &[&[u8]]) -> Span {
+        let start = self.buffer.len();
+        let length: usize = parts.iter().map(|part| part.len()).sum();
+        if length > LONGEST - start {
+            self.error.get_or_insert(ParseError::TooLong);
+            return Span::new(start, start);
+        }
+        for part in parts {
+            self.buffer.extend_from_slice(part);
+        }
+        Span::new(start, start + length)
+    }
+
+    fn push(&mut self, name: &[u8], value: &[u8]) {
+        let value = value.trim_ascii();
+        if !is_token(name) {
+            self.error.get_or_insert(ParseError::Name);
+        } else if !is_text(value) {
+            self.error.get_or_insert(ParseError::Value);
+        }
+        let known = Known::of(name);
+        let name = self.put(&[name]);
+        self.put(&[b": "]);
+        let value = self.put(&[value]);
+        self.put(&[b"\r\n"]);
+        self.places.push(Place { name, value, known });
+    }
+
+    fn build(self) -> Result<Fields, ParseError> {
+        match self.error {
+            Some(error) => Err(error),
+            None => Ok(Fields::new(self.buffer.freeze(), Rc::from(&self.places[..]))),
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! What a request asks for, and of which host (RFC 9112 section 3.2).
+
+use super::{
+    head::{RequestHead, Version},
+    known::Known,
+    websocket::Opening,
+};
+
+/// What a request asks for, in the form that a backend gets: the origin form, or `*`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target<'a> {
+    /// What must be written before the rest: a slash where an absolute form had none.
+    prefix: &'static [u8],
+    /// Path and query, byte for byte.
+    rest: &'a [u8],
+    /// Of the absolute form.
+    authority: Option<Authority<'a>>,
+}
+
+/// Whom the absolute form asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Authority<'a> {
+    text: &'a [u8],
+    default_port: &'static [u8],
+}
+
+/// Why a request is for nobody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TargetError {
+    /// A CONNECT that opens no WebSocket.
+    #[error("CONNECT is not supported")]
+    Connect,
+    /// Neither a path nor a URL, nor the `*` of an OPTIONS.
+    #[error("the target is neither a path nor a URL")]
+    Form,
+    /// A URL of something else.
+    #[error("the target's scheme is not http")]
+    Scheme,
+    /// A URL whose host cannot be one.
+    #[error("the target's host is malformed")]
+    TargetHost,
+    /// HTTP/1.1 must say it.
+    #[error("there is no Host header")]
+    NoHost,
+    /// Which of them counts?
+    #[error("there is more than one Host header")]
+    TwoHosts,
+    /// What no host can be.
+    #[error("the host is malformed")]
+    Host,
+    /// A URL of one host, and the header of another.
+    #[error("the target's host is not the Host header's")]
+    OtherHost,
+}
+
+impl<'a> Target<'a> {
+    /// The target of a request. `opening` is what in it asks for a WebSocket, which a CONNECT may do.
+    pub fn of(head: &'a RequestHead, opening: Option<&Opening>) -> Result<Self, TargetError> {
+        if head.method() == "CONNECT" && !opening.is_some_and(Opening::is_connect) {
+            return Err(TargetError::Connect);
+        }
+        let is_options = head.method() == "OPTIONS";
+        match head.target() {
+            origin @ [b'/', ..] => Ok(Self { prefix: b"", rest: origin, authority: None }),
+            b"*" if is_options => Ok(Self { prefix: b"", rest: b"*", authority: None }),
+            target => Self::of_absolute(target, is_options),
+        }
+    }
+
+    fn of_absolute(target: &'a [u8], is_options: bool) -> Result<Self, TargetError> {
+        let colon = memchr::memmem::find(target, b"://").ok_or(TargetError::Form)?;
+        let scheme = &target[..colon];
+        let default_port: &[u8] = match scheme {
+            _ if scheme.eq_ignore_ascii_case(b"http") => b"80",
+            _ if scheme.eq_ignore_ascii_case(b"https") => b"443",
+            _ => return Err(TargetError::Scheme),
+        };
+        let after = &target[colon + 3..];
+        let (text, rest) = after.split_at(memchr::memchr2(b'/', b'?', after).unwrap_or(after.len()));
+        if text.is_empty() {
+            return Err(TargetError::TargetHost);
+        }
+        let (prefix, rest): (&[u8], &[u8]) = match rest {
+            // RFC 9112 section 3.2.4.
+            [] if is_options => (b"", b"*"),
+            [b'/', ..] => (b"", rest),
+            _ => (b"/", rest),
+        };
+        Ok(Self { prefix, rest, authority: Some(Authority { text, default_port }) })
+    }
+
+    /// Its two parts, to be written one after the other.
+    pub fn parts(&self) -> [&[u8]; 2] {
+        [self.prefix, self.rest]
+    }
+
+    /// The path, without the query.
+    pub fn path(&self) -> &'a [u8] {
+        let path = &self.rest[..memchr::memchr(b'?', self.rest).unwrap_or(self.rest.len())];
+        if path.is_empty() { self.prefix } else { path }
+    }
+
+    /// The host that the request is for, as sent. A request that two readers could understand differently is refused.
+    pub fn host(&self, head: &'a RequestHead) -> Result<&'a [u8], TargetError> {
+        let mut lines = head.all(Known::Host);
+        let line = lines.next();
+        if lines.next().is_some() {
+            return Err(TargetError::TwoHosts);
+        }
+        let host = match (line, self.authority) {
+            (Some(host), _) => host,
+            (None, _) if head.version() == Version::Http11 => return Err(TargetError::NoHost),
+            (None, Some(authority)) => authority.text,
+            (None, None) => b"",
+        };
+        let parsed = HostAndPort::parse(host).ok_or(TargetError::Host)?;
+        if let Some(Authority { text, default_port }) = self.authority {
+            let asked = HostAndPort::parse(text).ok_or(TargetError::TargetHost)?;
+            if !asked.without_port(default_port).is_same(parsed.without_port(default_port)) {
+                return Err(TargetError::OtherHost);
+            }
+        }
+        Ok(host)
+    }
+}
+
+/// A host, taken apart. A trailing dot of the name is not kept.
+#[derive(Clone, Copy)]
+struct HostAndPort<'a> {
+    name: &'a [u8],
+    /// With its colon, or nothing.
+    port: &'a [u8],
+}
+
+impl<'a> HostAndPort<'a> {
+    fn parse(text: &'a [u8]) -> Option<Self> {
+        if !text.iter().all(|&byte| is_host_byte(byte)) {
+            return None;
+        }
+        let bracket = if text.first() == Some(&b'[') { memchr::memchr(b']', text) } else { None };
+        let end = bracket.map(|end| end + 1).or_else(|| memchr::memchr(b':', text)).unwrap_or(text.len());
+        let (name, port) = text.split_at(end);
+        let is_port = match port {
+            [] => true,
+            [b':', digits @ ..] => digits.iter().all(u8::is_ascii_digit),
+            _ => false,
+        };
+        is_port.then(|| Self { name: name.strip_suffix(b".").unwrap_or(name), port })
+    }
+
+    fn without_port(self, default: &[u8]) -> Self {
+        if self.port.strip_prefix(b":") == Some(default) { Self { port: b"", ..self } } else { self }
+    }
+
+    fn is_same(self, other: Self) -> bool {
+        self.name.eq_ignore_ascii_case(other.name) && self.port == other.port
+    }
+}
+
+/// RFC 3986's characters of hosts and ports: unreserved, sub-delims, percent, and the brackets and colons of addresses.
+fn is_host_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%:[]".contains(&byte)
+}
