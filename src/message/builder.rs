@@ -159,3 +159,40 @@ impl LinesBuilder {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_stand_in_a_head_is_not_built_into_one() {
+        let request = |method: &[u8], target: &[u8], name: &[u8], value: &[u8]| {
+            RequestHeadBuilder::new(Version::Http2, method, target).line(name, value).build().map(drop)
+        };
+        assert_eq!(request(b"GET", b"/\xE9", b"a", b"\xE9\t b"), Ok(()));
+        for (error, built) in [
+            (ParseError::Method, request(b"GE T", b"/", b"a", b"b")),
+            (ParseError::Method, request(b"", b"/", b"a", b"b")),
+            (ParseError::Target, request(b"GET", b"", b"a", b"b")),
+            (ParseError::Target, request(b"GET", b"/ HTTP/1.1\r\n", b"a", b"b")),
+            (ParseError::Name, request(b"GET", b"/", b":path", b"b")),
+            (ParseError::Name, request(b"GET", b"/", b"", b"b")),
+            (ParseError::Value, request(b"GET", b"/", b"a", b"b\r\nc: d")),
+            (ParseError::Value, request(b"GET", b"/", b"a", b"b\0")),
+        ] {
+            assert_eq!(built, Err(error));
+        }
+        assert_eq!(ResponseHeadBuilder::new(Version::Http11, 99).build().map(drop), Err(ParseError::Status));
+    }
+
+    #[test]
+    fn a_built_head_reads_like_any_other() {
+        let builder = RequestHeadBuilder::from_parts(Version::Http2, b"GET", b"https", b"a.test", b"/a");
+        let head = builder.line(b"cookie", b" a=1 ").line(b"x-own", b"").build().unwrap();
+        assert_eq!((head.method(), head.target(), head.len()), ("GET", &b"https://a.test/a"[..], 2));
+        assert_eq!((head.first(Known::Cookie), head.named(b"X-Own").next()), (Some(&b"a=1"[..]), Some(&b""[..])));
+        let value = head.value_bytes(head.first(Known::Cookie).unwrap());
+        assert_eq!(value.as_ptr(), head.first(Known::Cookie).unwrap().as_ptr());
+        assert_eq!(head.value_bytes(b"elsewhere"), "elsewhere");
+    }
+}

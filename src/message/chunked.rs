@@ -249,3 +249,138 @@ const LONGEST_HEADER: usize = 18;
 const MOST_BESIDE: u64 = 16_384;
 
 const TRAILER_LIMITS: Limits = Limits { bytes: 16_384, lines: 100 };
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A body, its trailers, and how much of the text was not taken.
+    type Body = (Vec<u8>, Vec<(Vec<u8>, Vec<u8>)>, usize);
+
+    /// Reads a body that arrives in pieces of `step` bytes; nothing if it does not end.
+    fn read(text: &[u8], step: usize) -> Result<Option<Body>, ChunkError> {
+        let (mut reader, mut input, mut body, mut arrived) = (ChunkReader::default(), BytesMut::new(), Vec::new(), 0);
+        for piece in text.chunks(step) {
+            input.extend_from_slice(piece);
+            arrived += piece.len();
+            while let Some(chunk) = reader.read(&mut input)? {
+                match chunk {
+                    Chunk::Data(data) => body.extend(data),
+                    Chunk::End(trailers) => {
+                        let lines = trailers.lines().map(|line| (line.name.to_vec(), line.value.to_vec())).collect();
+                        return Ok(Some((body, lines, text.len() - arrived + input.len())));
+                    }
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    #[test]
+    fn chunks_are_read_in_any_pieces() {
+        let text =
+            b"4;ext=\"x\";y\r\nab\r\n\r\n00001 \t\r\n\n\r\nA ;e\r\n0123456789\r\n0\r\nX: y\r\nz:\t w\r\n\r\nGET /";
+        for step in 1..=text.len() {
+            let (body, trailers, left) = read(text, step).unwrap().unwrap();
+            assert_eq!((body, left), (b"ab\r\n\n0123456789".to_vec(), 5), "in pieces of {step}");
+            assert_eq!(trailers, [(b"X".to_vec(), b"y".to_vec()), (b"z".to_vec(), b"w".to_vec())]);
+        }
+        assert_eq!(read(b"0\r\n\r\n0\r\n\r\n", 100), Ok(Some((vec![], vec![], 5))));
+    }
+
+    #[test]
+    fn data_is_not_copied_and_does_not_wait_for_its_chunk() {
+        let mut input = BytesMut::from(&b"100\r\nabc"[..]);
+        let place = input[5..].as_ptr();
+        let mut reader = ChunkReader::default();
+        let Some(Chunk::Data(data)) = reader.read(&mut input).unwrap() else { panic!("there is data") };
+        assert_eq!((&data[..], data.as_ptr()), (&b"abc"[..], place));
+        assert!(reader.read(&mut input).unwrap().is_none());
+        assert_eq!(reader.left_of_chunk(), 253);
+        reader.took_data(253);
+        input.extend_from_slice(b"\r\n0\r\n\r\nGET");
+        assert!(matches!(reader.read(&mut input), Ok(Some(Chunk::End(trailers))) if trailers.is_empty()));
+        assert!(matches!(reader.read(&mut input), Ok(Some(Chunk::End(_)))));
+        assert!(reader.has_ended());
+        assert_eq!(&input[..], b"GET");
+    }
+
+    /// RFC 9112 sections 7.1 and 2.2.
+    #[test]
+    fn malformed_chunks_are_refused() {
+        use ChunkError::*;
+        for (text, error) in [
+            (&b"x\r\n"[..], Size),
+            (b"\r\nab", Size),
+            (b"-2\r\n", Size),
+            (b"+2\r\n", Size),
+            (b" 2\r\n", Size),
+            (b";a\r\n", Size),
+            (b"0x2\r\n", Size),
+            (b"2 2\r\n", Size),
+            (b"10000000000000000\r\n", Size),
+            (b"1\r\nab\r\n", LineEnd),
+            (b"3\r\nab\r\n0", LineEnd),
+            (b"2\nab\r\n", LineEnd),
+            (b"2 \nab\r\n", LineEnd),
+            (b"2\r\nab\n0\r\n\r\n", LineEnd),
+            (b"2\rab", LineEnd),
+            (b"2;a\nb\r\n", Extension),
+            (b"2;a\rb\r\n", LineEnd),
+            (b"2;\0\r\n", Extension),
+            (b"0\r\nA: b\n\r\n", Trailers(ParseError::LineEnd)),
+            (b"0\r\n\n", Trailers(ParseError::LineEnd)),
+            (b"0\r\nA : b\r\n\r\n", Trailers(ParseError::Name)),
+            (b"0\r\nA: b\r\n c\r\n\r\n", Trailers(ParseError::Name)),
+            (b"0\r\nA: b\0\r\n\r\n", Trailers(ParseError::Value)),
+        ] {
+            for step in 1..=text.len() {
+                assert_eq!(read(text, step), Err(error), "{} in pieces of {step}", text.escape_ascii());
+            }
+        }
+        assert_eq!(read(b"ffffffffffffffff\r\nab", 1), Ok(None));
+    }
+
+    #[test]
+    fn what_stands_beside_the_data_is_bounded() {
+        let endless = [&b"2;"[..], &vec![b'a'; 20_000]].concat();
+        assert_eq!(read(&endless, 1_000), Err(ChunkError::TooLong));
+        assert_eq!(read(&vec![b'0'; 20_000], 1_000), Err(ChunkError::TooLong));
+        assert_eq!(read(&b"1;aaaaaaaaaaaaaaa\r\nb\r\n".repeat(2_000), 1_000), Err(ChunkError::TooLong));
+        let signed = [&b"400;signature="[..], &[b'a'; 64], b"\r\n", &[b'b'; 1_024], b"\r\n"].concat();
+        assert_eq!(read(&signed.repeat(1_000), 1_000), Ok(None), "a long body may be signed chunk by chunk");
+        let trailer = [&b"0\r\nA: "[..], &vec![b'a'; 20_000]].concat();
+        assert_eq!(read(&trailer, 1_000), Err(ChunkError::Trailers(ParseError::TooLong)));
+        let trailers = [&b"0\r\n"[..], &b"A: b\r\n".repeat(102)].concat();
+        assert_eq!(read(&trailers, 1_000), Err(ChunkError::Trailers(ParseError::TooManyLines)));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..300), 0..8), step in 1..50usize) {
+            let mut text = Vec::new();
+            for piece in &pieces {
+                text.extend([chunk_header(piece.len()).as_ref(), piece, DATA_END].concat());
+            }
+            text.extend([LAST_CHUNK, b"A: b\r\n\r\n", b"more"].concat());
+            prop_assert_eq!(read(&text, step), Ok(Some((pieces.concat(), vec![(b"A".to_vec(), b"b".to_vec())], 4))));
+        }
+
+        #[test]
+        fn pieces_make_no_difference(
+            parts in prop::collection::vec(prop::sample::select(vec!["\r\n", "\r", "\n", "0", "2", "ab", ";", " ", "A: b", "F", "\0"]), 0..16),
+            step in 1..9usize,
+        ) {
+            let text = parts.concat();
+            prop_assert_eq!(read(text.as_bytes(), step), read(text.as_bytes(), text.len().max(1)));
+        }
+
+        #[test]
+        fn a_chunks_header_is_its_size(length in any::<usize>()) {
+            let (written, expected) = (chunk_header(length), format!("{length:x}\r\n"));
+            prop_assert_eq!(written.as_ref(), expected.as_bytes());
+        }
+    }
+}

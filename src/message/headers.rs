@@ -494,3 +494,348 @@ const FEW: usize = 8;
 
 /// The digits of a number of 64 bits.
 const LONGEST_NUMBER: usize = 20;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::message::{ChunkReader, HeadReader, Limits, RequestHeadBuilder, ResponseHeadBuilder};
+
+    const LIMITS: Limits = Limits { bytes: 1_000_000, lines: 1_000 };
+
+    fn request(lines: &str) -> RequestHead {
+        let text = format!("GET /a?b HTTP/1.1\r\nHost: a.test\r\n{lines}\r\n");
+        HeadReader::default().request(&mut BytesMut::from(text.as_bytes()), LIMITS).unwrap().unwrap()
+    }
+
+    fn response(status: &str, lines: &str) -> ResponseHead {
+        let text = format!("HTTP/1.1 {status}\r\n{lines}\r\n");
+        HeadReader::default().response(&mut BytesMut::from(text.as_bytes()), LIMITS).unwrap().unwrap()
+    }
+
+    fn provenance() -> Provenance {
+        Provenance::new(IpAddr::from([10, 0, 0, 9]), 8080, false)
+    }
+
+    fn rules(provenance: &Provenance) -> RequestRules<'_> {
+        RequestRules {
+            provenance,
+            request_id: None,
+            opening: None,
+            certificate: None,
+            addressee: Addressee::Client(b"a.test"),
+        }
+    }
+
+    /// What a backend gets of a head.
+    fn written_by(head: &RequestHead, rules: &RequestRules<'_>, framing: Framing) -> String {
+        let mut out = BytesMut::new();
+        let target = Target::of(head, rules.opening).unwrap();
+        write_request(&mut out, head, &target, rules, framing);
+        let text = String::from_utf8(out.to_vec()).unwrap();
+        assert!(text.ends_with("\r\n\r\n"));
+        assert!(HeadReader::default().request(&mut out, LIMITS).unwrap().is_some() && out.is_empty(), "{text}");
+        text
+    }
+
+    fn written(lines: &str) -> String {
+        written_by(&request(lines), &rules(&provenance()), Framing::None)
+    }
+
+    /// The values of all lines of this name, in any case.
+    fn values<'a>(head: &'a str, name: &str) -> Vec<&'a str> {
+        let lines = head.split("\r\n").skip(1).filter_map(|line| line.split_once(": "));
+        lines.filter(|(written, _)| written.eq_ignore_ascii_case(name)).map(|(_, value)| value).collect()
+    }
+
+    #[test]
+    fn a_plain_request_gets_what_nobody_has_said() {
+        assert_eq!(
+            written("User-Agent: u\r\nx-Odd:\t y \r\nAccept: */*\r\n"),
+            "GET /a?b HTTP/1.1\r\nHost: a.test\r\nUser-Agent: u\r\nx-Odd: y\r\nAccept: */*\r\nX-Forwarded-For: 10.0.0.9\r\n\
+             X-Forwarded-Proto: http\r\nX-Forwarded-Protocol: http\r\nX-Forwarded-Port: 8080\r\nX-Real-IP: 10.0.0.9\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn the_client_is_appended_to_all_lines_joined() {
+        let head = request("X-Forwarded-For: 1.1.1.1\r\nA: b\r\nx-forwarded-for:\r\nX-FORWARDED-FOR: 2.2.2.2, ::3\r\n");
+        let all = written_by(&head, &rules(&provenance()), Framing::None);
+        assert_eq!(values(&all, "x-forwarded-for"), ["1.1.1.1, 2.2.2.2, ::3, 10.0.0.9"]);
+        assert_eq!(forwarded_for(&head).unwrap(), "1.1.1.1, , 2.2.2.2, ::3");
+        assert_eq!(values(&written("X-Forwarded-For: \r\n"), "x-forwarded-for"), ["10.0.0.9"]);
+        assert_eq!(forwarded_for(&request("X-Forwarded-For: 1\r\n")).unwrap(), "1");
+        assert_eq!(forwarded_for(&request("")), None);
+    }
+
+    #[test]
+    fn what_somebody_has_said_is_kept_and_an_empty_line_says_nothing() {
+        let told = [
+            ("X-Forwarded-Proto", "http"),
+            ("X-Forwarded-Protocol", "http"),
+            ("X-Forwarded-Port", "8080"),
+            ("X-Real-IP", "10.0.0.9"),
+        ];
+        for (name, value) in told {
+            assert_eq!(values(&written(""), name), [value]);
+            assert_eq!(values(&written(&format!("{name}:\r\n{name}: \r\n")), name), [value]);
+            assert_eq!(values(&written(&format!("{}: said\r\n", name.to_lowercase())), name), ["said"]);
+            assert_eq!(values(&written(&format!("{name}: said\r\nConnection: {name}\r\n")), name), [value]);
+        }
+    }
+
+    /// RFC 9110 section 7.6.1.
+    #[test]
+    fn connection_removes_what_it_names_but_nothing_of_ours() {
+        let provenance = provenance();
+        let rules = RequestRules {
+            request_id: Some((b"X-Request-Id", b"7")),
+            certificate: Some(b"Hash=0"),
+            addressee: Addressee::Backend { name: b"name.internal", original: b"a.test:80" },
+            ..rules(&provenance)
+        };
+        let head = request(
+            "Connection: close, X-Secret, host,, content-length\r\nConnection: x-forwarded-for,x-request-id, x-host, TE\r\n\
+             Connection: x-forwarded-client-cert, transfer-encoding, x-forwarded-host\r\nX-Secret: 1\r\nKeep-Alive: 5\r\n\
+             X-Forwarded-For: 6.6.6.6\r\nProxy-Connection: keep-alive\r\nProxy-Authorization: Basic eA==\r\n\
+             Proxy-Authenticate: x\r\nTE: gzip, Trailers\r\nTrailer: X-Sum\r\nUpgrade: h2c\r\nX-Host: evil\r\n\
+             X-Request-Id: 6\r\nX-Kept: 3\r\nContent-Length: 4\r\n",
+        );
+        let all = written_by(&head, &rules, Framing::Length(4));
+        for (name, expected) in [
+            ("host", "name.internal"),
+            ("x-host", "a.test:80"),
+            ("x-forwarded-host", "a.test:80"),
+            ("x-forwarded-for", "10.0.0.9"),
+            ("x-forwarded-client-cert", "Hash=0"),
+            ("x-request-id", "7"),
+            ("te", "trailers"),
+            ("trailer", "X-Sum"),
+            ("x-kept", "3"),
+            ("content-length", "4"),
+        ] {
+            assert_eq!(values(&all, name), [expected], "{name} in {all}");
+        }
+        for gone in ["connection", "x-secret", "keep-alive", "upgrade", "transfer-encoding"] {
+            assert!(values(&all, gone).is_empty(), "{gone} is in {all}");
+        }
+        assert!(!all.to_lowercase().contains("proxy-"), "{all}");
+    }
+
+    #[test]
+    fn a_long_list_of_names_removes_all_of_them_quickly() {
+        let names = (0..100_000).map(|number| format!("x-{number},")).collect::<Vec<_>>().concat();
+        let lines = (0..900).map(|number| format!("X-{number}: 1\r\n")).collect::<Vec<_>>().concat();
+        let all = written(&format!("Connection: {names}\r\n{lines}X-Kept: 1\r\n"));
+        assert!(!all.contains("X-0:") && !all.contains("X-899:") && all.contains("X-Kept: 1"), "{all}");
+    }
+
+    #[test]
+    fn nobody_imitates_us() {
+        let provenance = provenance();
+        let rules = RequestRules { request_id: Some((b"X-Request-Id", b"7")), ..rules(&provenance) };
+        let head = request(
+            "X-Forwarded-Client-Cert: Subject=\"CN=admin\"\r\nX_Forwarded_Client_Cert: forged\r\nX_Forwarded-For: 1\r\n\
+             x_real_ip: 1\r\nX_Host: a\r\nContent_Length: 5\r\nTransfer_Encoding: chunked\r\nX_Request_Id: 1\r\n\
+             x-request_id: 1\r\nX-Debug-Router: 1\r\nX_Debug_Router: 1\r\nX_Own: 1\r\n",
+        );
+        let all = written_by(&head, &rules, Framing::None).to_lowercase();
+        assert!(!all.replace("x_own: 1", "").contains('_'), "{all}");
+        assert!(all.contains("x_own: 1"), "{all}");
+        for gone in ["x-debug-router", "x-forwarded-client-cert"] {
+            assert!(values(&all, gone).is_empty(), "{gone} is in {all}");
+        }
+        assert_eq!(values(&all, "x-request-id"), ["7"]);
+    }
+
+    #[test]
+    fn a_client_keeps_the_id_that_it_gave() {
+        let id = |lines: &str| request_id(&request(lines), b"X-Request-ID").map(<[u8]>::to_vec);
+        assert_eq!(id("x-request-id: my own\r\n").as_deref(), Some(&b"my own"[..]));
+        assert_eq!(id("X-Request-Id: \r\n"), None);
+        assert_eq!(id("Connection: x-request-id\r\nX-Request-Id: 7\r\n"), None);
+        assert_eq!(id("A: b\r\n"), None);
+    }
+
+    #[test]
+    fn the_clients_word_on_other_hosts_passes_where_we_say_nothing() {
+        let all = written("X-Host: b\r\nX-Forwarded-Host: c\r\n");
+        assert_eq!((values(&all, "x-host"), values(&all, "x-forwarded-host")), (vec!["b"], vec!["c"]));
+        assert_eq!(values(&all, "host"), ["a.test"]);
+    }
+
+    #[test]
+    fn a_bodys_framing_is_ours() {
+        let head = request("Content-Length: 4, 4\r\nContent-Length: 4\r\n");
+        assert_eq!(values(&written_by(&head, &rules(&provenance()), Framing::Length(4)), "content-length"), ["4"]);
+        let head = request("Transfer-Encoding: Chunked\r\n");
+        let all = written_by(&head, &rules(&provenance()), Framing::Chunked);
+        assert_eq!(values(&all, "transfer-encoding"), ["chunked"]);
+    }
+
+    /// RFC 9113 section 8.2.3.
+    #[test]
+    fn split_cookies_of_http_2_become_one_line() {
+        let builder = RequestHeadBuilder::from_parts(Version::Http2, b"GET", b"https", b"a.test", b"/");
+        let head =
+            builder.line(b"cookie", b"a=1").line(b"cookie", b"b=2").line(b"cookie", b"c=3; d=4").build().unwrap();
+        assert_eq!(values(&written_by(&head, &rules(&provenance()), Framing::None), "cookie"), ["a=1; b=2; c=3; d=4"]);
+        assert_eq!(values(&written("Cookie: a\r\nCookie: b\r\n"), "cookie"), ["a", "b"]);
+    }
+
+    #[test]
+    fn a_websocket_is_asked_for_in_the_way_of_http_1() {
+        let head = request("Connection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\nSec-WebSocket-Key: k\r\n");
+        let (opening, provenance) = (Opening::of(&head), provenance());
+        let all = written_by(&head, &RequestRules { opening: opening.as_ref(), ..rules(&provenance) }, Framing::None);
+        assert_eq!((values(&all, "connection"), values(&all, "upgrade")), (vec!["Upgrade"], vec!["websocket"]));
+        assert_eq!(values(&all, "sec-websocket-key"), ["k"]);
+
+        let builder = RequestHeadBuilder::from_parts(Version::Http2, b"CONNECT", b"https", b"a.test", b"/chat");
+        let head = builder.protocol(b"websocket").line(b"sec-websocket-key", b"forged").build().unwrap();
+        let opening = Opening::of(&head).unwrap();
+        let all = written_by(&head, &RequestRules { opening: Some(&opening), ..rules(&provenance) }, Framing::None);
+        assert!(all.starts_with("GET /chat HTTP/1.1\r\nHost: a.test\r\n"), "{all}");
+        assert_eq!(values(&all, "sec-websocket-key"), [opening.key().unwrap()]);
+        assert_eq!((values(&all, "sec-websocket-version"), values(&all, "upgrade")), (vec!["13"], vec!["websocket"]));
+    }
+
+    /// What a client of HTTP/1.1 gets of a head.
+    fn answered(head: &ResponseHead, framing: Framing, persistence: Persistence) -> String {
+        let mut out = BytesMut::new();
+        write_response(&mut out, head, &ResponseRules { version: Version::Http11, framing, persistence, lines: &[] });
+        let text = String::from_utf8_lossy(&out).into_owned();
+        assert!(HeadReader::default().response(&mut out, LIMITS).unwrap().is_some() && out.is_empty(), "{text}");
+        text
+    }
+
+    #[test]
+    fn a_response_says_nothing_of_the_backends_connection() {
+        let head = response(
+            "299 Strange Reason",
+            "Connection: keep-alive, X-Secret\r\nKeep-Alive: timeout=5\r\nX-Secret: 1\r\nProxy-Authenticate: x\r\n\
+             Upgrade: h2c\r\nset-COOKIE: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 7\r\nTrailer: X-Sum\r\nX_Own: 1\r\n",
+        );
+        let rules = ResponseRules {
+            version: Version::Http11,
+            framing: Framing::Chunked,
+            persistence: Persistence::Close,
+            lines: &[(b"X-Debug-Backend-Id", b"1")],
+        };
+        let mut out = BytesMut::new();
+        write_response(&mut out, &head, &rules);
+        assert_eq!(
+            str::from_utf8(&out).unwrap(),
+            "HTTP/1.1 299 Strange Reason\r\nset-COOKIE: a\r\nTrailer: X-Sum\r\nX_Own: 1\r\nTransfer-Encoding: chunked\r\n\
+             Connection: close\r\nX-Debug-Backend-Id: 1\r\n\r\n"
+        );
+        let names: Vec<_> = response_lines(&head).map(|line| line.name).collect();
+        assert_eq!(names, [&b"set-COOKIE"[..], b"Trailer", b"X_Own"]);
+
+        let old = ResponseRules {
+            version: Version::Http10,
+            framing: Framing::UntilClose,
+            persistence: Persistence::KeepAlive,
+            lines: &[],
+        };
+        let mut out = BytesMut::new();
+        write_response(&mut out, &response("200 OK", ""), &old);
+        assert_eq!(&out[..], b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\n\r\n");
+    }
+
+    /// RFC 9110 section 8.6.
+    #[test]
+    fn a_length_is_told_where_there_may_be_one() {
+        for (status, lines, framing, expected) in [
+            ("200 OK", "Content-Length: 4\r\n", Framing::Length(4), Some("4")),
+            ("200 OK", "Content-Length: 4, 4\r\n", Framing::None, Some("4")),
+            ("200 OK", "Content-Length: 4\r\nContent-Length: 5\r\n", Framing::None, None),
+            ("200 OK", "Content-Length: 4\r\nTransfer-Encoding: chunked\r\n", Framing::None, None),
+            ("200 OK", "Content-Length: 4\r\n", Framing::UntilClose, None),
+            ("200 OK", "", Framing::Length(0), Some("0")),
+            ("304 Not Modified", "Content-Length: 4\r\n", Framing::None, Some("4")),
+            ("204 No Content", "Content-Length: 4\r\n", Framing::None, None),
+            ("204 No Content", "Transfer-Encoding: chunked\r\n", Framing::Chunked, None),
+            ("103 Early Hints", "Content-Length: 4\r\n", Framing::Length(4), None),
+        ] {
+            let head = answered(&response(status, lines), framing, Persistence::Unsaid);
+            assert_eq!(values(&head, "content-length"), expected.into_iter().collect::<Vec<_>>(), "{status} {lines}");
+            assert!(values(&head, "transfer-encoding").is_empty() && values(&head, "connection").is_empty(), "{head}");
+        }
+    }
+
+    #[test]
+    fn a_switch_of_protocols_is_passed_on() {
+        let head = response(
+            "101 Switching Protocols",
+            "Connection: upgrade\r\nUpgrade: WebSocket\r\nSec-WebSocket-Accept: x\r\n",
+        );
+        let all = answered(&head, Framing::None, Persistence::Close);
+        assert_eq!((values(&all, "connection"), values(&all, "upgrade")), (vec!["Upgrade"], vec!["websocket"]));
+        assert_eq!(values(&all, "sec-websocket-accept"), ["x"]);
+        assert_eq!(response_lines(&head).count(), 0, "HTTP/2 does without");
+    }
+
+    #[test]
+    fn our_own_answers_are_heads_as_well() {
+        let head = ResponseHeadBuilder::new(Version::Http11, 503).line(b"Content-Type", b"text/plain").build().unwrap();
+        let all = answered(&head, Framing::Length(0), Persistence::Unsaid);
+        assert_eq!(all, "HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain\r\nContent-Length: 0\r\n\r\n");
+    }
+
+    /// RFC 9110 section 6.5.1.
+    #[test]
+    fn trailers_say_nothing_that_a_head_may_not() {
+        let text = "0\r\nX-Sum: 7\r\nConnection: x-gone\r\nX-Gone: 1\r\nTransfer-Encoding: x\r\nContent-Length: 1\r\nHost: b\r\n\
+                    X-Forwarded-Client-Cert: forged\r\nX_Forwarded_Client_Cert: forged\r\nX-Real-IP: 1\r\n\r\n";
+        let read = ChunkReader::default().read(&mut BytesMut::from(text.as_bytes()));
+        let Ok(Some(crate::message::Chunk::End(trailers))) = read else { panic!("{read:?}") };
+        let mut out = BytesMut::new();
+        write_request_trailers(&mut out, &trailers);
+        assert_eq!(&out[..], b"X-Sum: 7\r\n\r\n");
+        let mut out = BytesMut::new();
+        write_response_trailers(&mut out, &trailers);
+        assert!(out.starts_with(b"X-Sum: 7\r\nX-Forwarded-Client-Cert: ") && out.ends_with(b"X-Real-IP: 1\r\n\r\n"));
+        assert_eq!(response_trailer_lines(&trailers).count(), 4);
+    }
+
+    /// RFC 9112 section 9.3.
+    #[test]
+    fn a_connection_is_kept_as_its_sender_says() {
+        for (version, lines, expected) in [
+            (Version::Http11, "", true),
+            (Version::Http11, "Connection: close\r\n", false),
+            (Version::Http11, "Connection: x, CLOSE\r\nConnection: keep-alive\r\n", false),
+            (Version::Http11, "Connection: x\r\n", true),
+            (Version::Http10, "", false),
+            (Version::Http10, "Connection: Keep-Alive\r\n", true),
+            (Version::Http10, "Connection: keep-alive, close\r\n", false),
+        ] {
+            assert_eq!(keeps_alive(version, &request(lines)), expected, "{version:?} {lines}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_connection_names_our_headers_are_there(tokens in "[ -~]{0,60}") {
+            let provenance = provenance();
+            let rules = RequestRules { request_id: Some((b"X-Request-Id", b"7")), ..rules(&provenance) };
+            let all = written_by(&request(&format!("Connection: {tokens}\r\n")), &rules, Framing::Length(4));
+            for ours in ["host", "x-forwarded-for", "x-forwarded-proto", "x-real-ip", "x-request-id", "content-length"] {
+                prop_assert_eq!(values(&all, ours).len(), 1);
+            }
+            prop_assert!(values(&all, "connection").is_empty());
+        }
+
+        /// What passes is what was there, in its order.
+        #[test]
+        fn ordinary_lines_pass_untouched(lines in prop::collection::vec(("[a-z]{3}-[A-Z]{0,8}", "|[!-~]([ -~]{0,20}[!-~])?", "[ \t]{0,2}", "[ \t]{0,2}"), 0..20)) {
+            let text = lines.iter().map(|(name, value, before, after)| format!("{name}:{before}{value}{after}\r\n")).collect::<Vec<_>>().concat();
+            let all = written(&text);
+            let read: Vec<_> = all.split("\r\n").filter_map(|line| line.split_once(": ")).skip(1).take(lines.len()).collect();
+            let expected: Vec<_> = lines.iter().map(|(name, value, ..)| (name.as_str(), value.as_str())).collect();
+            prop_assert_eq!(read, expected);
+        }
+    }
+}

@@ -161,3 +161,118 @@ impl<'a> HostAndPort<'a> {
 fn is_host_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%:[]".contains(&byte)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::RequestHeadBuilder;
+
+    fn head(line: &str, hosts: &[&str]) -> RequestHead {
+        let mut words = line.split(' ');
+        let (method, target) = (words.next().unwrap(), words.next().unwrap());
+        let version = if words.next() == Some("1.0") { Version::Http10 } else { Version::Http11 };
+        let mut builder = RequestHeadBuilder::new(version, method.as_bytes(), target.as_bytes());
+        for host in hosts {
+            builder.push(b"Host", host.as_bytes());
+        }
+        builder.build().unwrap()
+    }
+
+    /// What is asked for, and of whom.
+    fn asked(line: &str, hosts: &[&str]) -> Result<(String, String), TargetError> {
+        let head = head(line, hosts);
+        let target = Target::of(&head, None)?;
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        Ok((text(&target.parts().concat()), text(target.host(&head)?)))
+    }
+
+    /// RFC 9112 sections 3.2.1, 3.2.2 and 3.2.4.
+    #[test]
+    fn a_target_is_reduced_to_what_a_backend_gets() {
+        for (line, expected, path) in [
+            ("GET /", "/", "/"),
+            ("GET //double//slashes//?a?b", "//double//slashes//?a?b", "//double//slashes//"),
+            ("GET /a://b", "/a://b", "/a://b"),
+            ("GET http://a.test/a?b=//c", "/a?b=//c", "/a"),
+            ("GET HTTPS://A.test/a", "/a", "/a"),
+            ("GET http://a.test", "/", "/"),
+            ("GET http://a.test?q", "/?q", "/"),
+            ("OPTIONS http://a.test", "*", "*"),
+            ("OPTIONS http://a.test/", "/", "/"),
+            ("OPTIONS http://a.test?q", "/?q", "/"),
+            ("OPTIONS *", "*", "*"),
+        ] {
+            assert_eq!(asked(line, &["a.test"]).unwrap(), (expected.to_owned(), "a.test".to_owned()), "{line}");
+            assert_eq!(Target::of(&head(line, &[]), None).unwrap().path(), path.as_bytes(), "{line}");
+        }
+        for (line, error) in [
+            ("GET *", TargetError::Form),
+            ("GET path", TargetError::Form),
+            ("GET a.test:80", TargetError::Form),
+            ("GET ftp://a.test/", TargetError::Scheme),
+            ("GET ://a.test/", TargetError::Scheme),
+            ("GET http:///path", TargetError::TargetHost),
+            ("GET http://user@a.test/", TargetError::TargetHost),
+            ("GET http://a.test:80:80/", TargetError::TargetHost),
+            ("CONNECT a.test:443", TargetError::Connect),
+            ("CONNECT /", TargetError::Connect),
+        ] {
+            assert_eq!(asked(line, &["a.test"]), Err(error), "{line}");
+        }
+    }
+
+    /// RFC 9112 section 3.2.
+    #[test]
+    fn a_request_has_one_host() {
+        let host = |line: &str, hosts: &[&str]| asked(line, hosts).map(|(_, host)| host);
+        for sent in ["a.test", "A.Test.", "a.test:8080", "[::1]:80", "[::1]", "", "a.test:"] {
+            assert_eq!(host("GET /", &[sent]).as_deref(), Ok(sent));
+        }
+        for wrong in ["a b", "a/b", "user@a", "a:80x", "a:1:2", "[::1]80", "\u{e9}", "a,b c"] {
+            assert_eq!(host("GET /", &[wrong]), Err(TargetError::Host), "{wrong}");
+        }
+        assert_eq!(host("GET /", &[]), Err(TargetError::NoHost));
+        assert_eq!(host("GET http://a.test/", &[]), Err(TargetError::NoHost));
+        assert_eq!(host("GET /", &["a.test", "a.test"]), Err(TargetError::TwoHosts));
+        assert_eq!(host("GET / 1.0", &[]).as_deref(), Ok(""));
+        assert_eq!(host("GET http://a.test/ 1.0", &[]).as_deref(), Ok("a.test"));
+        assert_eq!(host("GET / 1.0", &["a.test", "b.test"]), Err(TargetError::TwoHosts));
+    }
+
+    /// RFC 9112 section 3.2.2.
+    #[test]
+    fn an_absolute_target_and_the_host_are_one() {
+        for (target, sent, is_one) in [
+            ("http://a.test/", "a.test:80", true),
+            ("http://a.test:80/", "A.TEST", true),
+            ("https://a.test:443/", "a.test.", true),
+            ("http://[::1]:80", "[::1]", true),
+            ("http://a.test:81/", "a.test:81", true),
+            ("https://a.test:80/", "a.test", false),
+            ("http://a.test:81/", "a.test", false),
+            ("http://a.test/", "a.test:443", false),
+            ("http://a.test/", "b.test", false),
+            ("http://a.test/", "", false),
+            ("http://a.test:/", "a.test", false),
+        ] {
+            let expected = if is_one { Ok(sent.to_owned()) } else { Err(TargetError::OtherHost) };
+            assert_eq!(asked(&format!("GET {target}"), &[sent]).map(|(_, host)| host), expected, "{target} and {sent}");
+        }
+    }
+
+    #[test]
+    fn http_2_may_name_its_host_in_either_way() {
+        let builder = || RequestHeadBuilder::from_parts(Version::Http2, b"GET", b"https", b"a.test", b"/a?b");
+        for head in [builder(), builder().line(b"host", b"a.test"), builder().line(b"host", b"A.test:443")] {
+            let head = head.build().unwrap();
+            let target = Target::of(&head, None).unwrap();
+            assert_eq!(target.parts().concat(), b"/a?b");
+            assert!(target.host(&head).unwrap().to_ascii_lowercase().starts_with(b"a.test"));
+        }
+        let other = builder().line(b"host", b"b.test").build().unwrap();
+        assert_eq!(Target::of(&other, None).unwrap().host(&other), Err(TargetError::OtherHost));
+        let all =
+            RequestHeadBuilder::from_parts(Version::Http2, b"OPTIONS", b"https", b"a.test", b"*").build().unwrap();
+        assert_eq!(Target::of(&all, None).unwrap().parts().concat(), b"*");
+    }
+}

@@ -55,3 +55,50 @@ impl Opening {
         if matches!(status, 200..=299) || status == 101 && !is_kept() { Err(NoWebSocket { status }) } else { Ok(()) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::{RequestHeadBuilder, ResponseHeadBuilder};
+
+    fn extended_connect(protocol: &[u8]) -> RequestHead {
+        let builder = RequestHeadBuilder::from_parts(Version::Http2, b"CONNECT", b"https", b"a.test", b"/chat");
+        builder.protocol(protocol).build().unwrap()
+    }
+
+    #[test]
+    fn a_websocket_is_recognised_in_any_case_and_list() {
+        let wants = |version, value: &str| {
+            let builder = RequestHeadBuilder::new(version, b"GET", b"/").line(b"Upgrade", value.as_bytes());
+            Opening::of(&builder.build().unwrap()).is_some_and(|opening| !opening.is_connect())
+        };
+        assert!(wants(Version::Http11, "WebSocket"));
+        assert!(wants(Version::Http11, "h2c, websocket"));
+        assert!(!wants(Version::Http11, "h2c"));
+        assert!(!wants(Version::Http11, "websockets"));
+        assert!(!wants(Version::Http10, "websocket"));
+        assert!(!wants(Version::Http2, "websocket"));
+        assert!(Opening::of(&extended_connect(b"WebSocket")).is_some_and(|opening| opening.is_connect()));
+        assert!(Opening::of(&extended_connect(b"connect-udp")).is_none());
+    }
+
+    /// RFC 8441 section 5.1, RFC 6455 section 4.1.
+    #[test]
+    fn a_client_on_http_2_is_told_of_no_websocket_that_is_none() {
+        let opening = Opening::of(&extended_connect(b"websocket")).unwrap();
+        let accept = derive_accept_key(opening.key().unwrap().as_bytes());
+        let check = |opening: &Opening, status, accept: &str| {
+            let head =
+                ResponseHeadBuilder::new(Version::Http11, status).line(b"Sec-WebSocket-Accept", accept.as_bytes());
+            opening.check(status, &head.build().unwrap()).is_ok()
+        };
+        assert!(check(&opening, 101, &accept));
+        assert!(!check(&opening, 101, "another"));
+        assert!(!check(&opening, 200, &accept));
+        assert!(check(&opening, 403, ""));
+        let request =
+            RequestHeadBuilder::new(Version::Http11, b"GET", b"/").line(b"Upgrade", b"websocket").build().unwrap();
+        let opening = Opening::of(&request).unwrap();
+        assert!(check(&opening, 101, "whatever") && check(&opening, 200, ""), "its client checks this itself");
+    }
+}
