@@ -67,6 +67,12 @@ impl RequestHeadBuilder {
         self.lines.push(name, value);
     }
 
+    /// Adds a line whose name a library keeps in small letters, as most servers write it: a capital at the beginning and behind
+    /// each hyphen.
+    pub fn push_capitalised(&mut self, name: &str, value: &[u8]) {
+        self.lines.push(&capitalised(name), value);
+    }
+
     /// The head; an error if a part of it cannot stand in one.
     pub fn build(self) -> Result<RequestHead, ParseError> {
         let Self { lines, version, method, target, protocol } = self;
@@ -105,6 +111,11 @@ impl ResponseHeadBuilder {
     /// Adds a line.
     pub fn push(&mut self, name: &[u8], value: &[u8]) {
         self.lines.push(name, value);
+    }
+
+    /// As [`RequestHeadBuilder::push_capitalised`].
+    pub fn push_capitalised(&mut self, name: &str, value: &[u8]) {
+        self.lines.push(&capitalised(name), value);
     }
 
     /// The head; an error if a part of it cannot stand in one.
@@ -158,6 +169,16 @@ impl LinesBuilder {
             None => Ok(Fields::new(self.buffer.freeze(), Rc::from(&self.places[..]))),
         }
     }
+}
+
+fn capitalised(name: &str) -> SmallVec<[u8; 32]> {
+    let mut begins = true;
+    let capitalise = |byte: u8| {
+        let shown = if begins { byte.to_ascii_uppercase() } else { byte };
+        begins = byte == b'-';
+        shown
+    };
+    name.bytes().map(capitalise).collect()
 }
 
 #[cfg(test)]

@@ -89,6 +89,24 @@ impl<'a> Target<'a> {
         Ok(Self { prefix, rest, authority: Some(Authority { text, default_port }) })
     }
 
+    /// The path that a request asks for, without the query, for whoever only wants to name it: whatever there is where the
+    /// target is none that could be answered, and the host of a CONNECT.
+    pub fn path_of(head: &'a RequestHead) -> &'a [u8] {
+        let target = head.target();
+        let rest = match Self::of_absolute(target, false) {
+            Ok(absolute) if absolute.rest.is_empty() => absolute.prefix,
+            Ok(absolute) => absolute.rest,
+            Err(_) => target,
+        };
+        &rest[..memchr::memchr(b'?', rest).unwrap_or(rest.len())]
+    }
+
+    /// The host that an absolute form names, for whoever only wants to name it; empty for any other.
+    pub fn authority_of(head: &'a RequestHead) -> &'a [u8] {
+        let absolute = Self::of_absolute(head.target(), false).ok();
+        absolute.and_then(|absolute| absolute.authority).map_or(b"", |authority| authority.text)
+    }
+
     /// Its two parts, to be written one after the other.
     pub fn parts(&self) -> [&[u8]; 2] {
         [self.prefix, self.rest]
@@ -111,6 +129,8 @@ impl<'a> Target<'a> {
             (Some(host), _) => host,
             (None, _) if head.version() == Version::Http11 => return Err(TargetError::NoHost),
             (None, Some(authority)) => authority.text,
+            // RFC 9113 section 8.3.1.
+            (None, None) if head.version() == Version::Http2 => return Err(TargetError::NoHost),
             (None, None) => b"",
         };
         let parsed = HostAndPort::parse(host).ok_or(TargetError::Host)?;

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use http::HeaderValue;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::headers::Provenance;
+use crate::message::Provenance;
 
 /// A client, as long as its connection or tunnel lives.
 pub struct Client {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{client_timeouts::ClientTimeouts, headers::RequestIdHeader};
+use super::{client_timeouts::ClientTimeouts, request_id::RequestIdHeader};
 use crate::secret::Secret;
 
 /// How requests are handled.

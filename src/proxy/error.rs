@@ -2,16 +2,22 @@
 
 use std::time::Duration;
 
-use http::{Method, Response, StatusCode, header::RETRY_AFTER};
+use http::StatusCode;
 
-use crate::{dial::DialError, telemetry::Subject, tls::HelloError};
+use super::upstream::{Broken, UpstreamError};
+use crate::{
+    dial::DialError,
+    message::{FramingError, ParseError, ResponseHead, TargetError, websocket::NoWebSocket},
+    telemetry::Subject,
+    tls::HelloError,
+};
 
 /// Why a request was not answered by a backend.
 #[derive(Debug, thiserror::Error)]
 pub enum ProxyError {
-    /// The client's fault (RFC 9112 section 3.2).
+    /// The client's fault.
     #[error("malformed request: {0}")]
-    Malformed(&'static str),
+    Malformed(#[source] Malformed),
     /// No frontend has the host, or none with a backend.
     #[error("no such route")]
     NoRoute,
@@ -26,13 +32,13 @@ pub enum ProxyError {
     Dial(#[from] DialError),
     /// The connection to the backend broke, or what came over it was not HTTP.
     #[error("error in backend request: {0}")]
-    Broken(#[source] hyper::Error),
+    Broken(#[source] Broken),
     /// No response head within the request timeout.
     #[error("request timeout after {0:?}")]
     RequestTimeout(Duration),
     /// The backend answered something to a client on HTTP/2 that wants a WebSocket which it would take for one.
-    #[error("the backend opened no WebSocket, but answered {0}")]
-    NoWebSocket(StatusCode),
+    #[error(transparent)]
+    NoWebSocket(#[from] NoWebSocket),
     /// A connection that is to be passed through does not begin with a usable ClientHello.
     #[error("cannot be passed through: {0}")]
     Hello(#[source] HelloError),
@@ -58,7 +64,7 @@ pub enum ProxyError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Verdict {
     /// The response's status.
-    pub status: StatusCode,
+    pub status: u16,
     /// The response's body.
     pub body: &'static str,
     /// Whether the backend is taken out of rotation: only when it could not be reached, or answered what the operator wants
@@ -70,20 +76,15 @@ impl ProxyError {
     /// What an answer says against the backend itself, by Hipache's rule: a status of 501 or more. A 500 is one request's
     /// trouble, and a 503 that says when to come back is maintenance. Every server knows GET and HEAD (RFC 9110 section
     /// 9.1), so that only there a 501 is about more than the method, which any client can make up.
-    pub fn from_answer<B>(method: &Method, response: &Response<B>) -> Option<Self> {
-        let status = response.status();
-        let is_unwell = match status.as_u16() {
-            501 => matches!(*method, Method::GET | Method::HEAD),
-            503 => !response.headers().contains_key(RETRY_AFTER),
+    pub fn from_answer(method: &str, head: &ResponseHead) -> Option<Self> {
+        let is_unwell = match head.status() {
+            501 => matches!(method, "GET" | "HEAD"),
+            503 => head.named(b"Retry-After").next().is_none(),
             502 | 504..=599 => true,
             _ => false,
         };
-        is_unwell.then_some(Self::Answered(status))
-    }
-
-    /// Sorts a failure after the connection was made. A request's body that ends before its end is the client's doing.
-    pub fn from_exchange(error: hyper::Error) -> Self {
-        if error.is_user() { Self::ClientGone } else { Self::Broken(error) }
+        let status = StatusCode::from_u16(head.status()).ok().filter(|_| is_unwell)?;
+        Some(Self::Answered(status))
     }
 
     /// What a line of the error log about this is about.
@@ -108,34 +109,60 @@ impl ProxyError {
 
     /// The table of contract section 4.
     pub fn verdict(&self) -> Verdict {
-        let unavailable = Verdict { status: StatusCode::SERVICE_UNAVAILABLE, body: "", marks_dead: false };
-        let bad_request = Verdict { status: StatusCode::BAD_REQUEST, ..unavailable };
+        let unavailable = Verdict { status: 503, body: "", marks_dead: false };
+        let bad_request = Verdict { status: 400, ..unavailable };
         match self {
             Self::Malformed(_) | Self::Hello(_) => bad_request,
             Self::NoRoute => Verdict { body: "no such route", ..bad_request },
-            Self::TooManyHeaders => Verdict { status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, ..unavailable },
+            Self::TooManyHeaders => Verdict { status: 431, ..unavailable },
             Self::AllDead => Verdict { body: "all backends are dead", ..unavailable },
             Self::Dial(error) => Verdict { marks_dead: error.is_the_backends(), ..unavailable },
-            Self::Answered(status) => Verdict { status: *status, marks_dead: true, ..unavailable },
+            Self::Answered(status) => Verdict { status: status.as_u16(), marks_dead: true, ..unavailable },
             Self::Broken(_)
             | Self::RequestTimeout(_)
             | Self::UnexpectedUpgrade
             | Self::NoWebSocket(_)
             | Self::NoAnswer => unavailable,
-            Self::HelloTimeout(_) => Verdict { status: StatusCode::REQUEST_TIMEOUT, ..unavailable },
-            Self::ClientGone => Verdict { status: client_gone(), ..unavailable },
+            Self::HelloTimeout(_) => Verdict { status: 408, ..unavailable },
+            Self::ClientGone => Verdict { status: CLIENT_GONE, ..unavailable },
         }
     }
 }
 
-/// Logged when the client went away before there was an answer; nginx's code for it.
-pub fn client_gone() -> StatusCode {
-    StatusCode::from_u16(499).expect("499 is a status code")
+impl From<UpstreamError> for ProxyError {
+    fn from(error: UpstreamError) -> Self {
+        match error {
+            UpstreamError::Dial(error) => Self::Dial(error),
+            UpstreamError::Broken(error) => Self::Broken(error),
+            UpstreamError::ClientGone => Self::ClientGone,
+        }
+    }
 }
+
+/// Why a request is not understood.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+pub enum Malformed {
+    /// What came over HTTP/2 cannot be said in HTTP/1.1.
+    #[error("{0}")]
+    Head(#[from] ParseError),
+    /// It is for nobody.
+    #[error("{0}")]
+    Target(#[from] TargetError),
+    /// Where its body ends cannot be told.
+    #[error("{0}")]
+    Framing(#[from] FramingError),
+    /// Its host is no name.
+    #[error("the host is malformed")]
+    Host,
+}
+
+/// Logged when the client went away before there was an answer; nginx's code for it.
+pub const CLIENT_GONE: u16 = 499;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::message::{ResponseHeadBuilder, Version};
 
     #[test]
     fn a_slow_backend_is_not_dead() {
@@ -145,18 +172,17 @@ mod tests {
 
     #[test]
     fn an_answer_of_501_or_more_says_that_the_backend_is_not_well() {
-        let is_unwell = |method, status: u16, headers: &[&str]| {
-            let mut response = Response::builder().status(status);
-            for &name in headers {
-                response = response.header(name, "120");
+        let is_unwell = |method: &str, status: u16, headers: &[&str]| {
+            let mut head = ResponseHeadBuilder::new(Version::Http11, status);
+            for name in headers {
+                head.push(name.as_bytes(), b"120");
             }
-            ProxyError::from_answer(&method, &response.body(()).unwrap()).is_some()
+            ProxyError::from_answer(method, &head.build().unwrap()).is_some()
         };
-        let held_against: Vec<u16> = (100..=999).filter(|&status| is_unwell(Method::GET, status, &[])).collect();
+        let held_against: Vec<u16> = (100..=999).filter(|&status| is_unwell("GET", status, &[])).collect();
         assert_eq!(held_against, (501..=599).collect::<Vec<_>>());
-        assert!(!is_unwell(Method::GET, 503, &["retry-after"]) && is_unwell(Method::GET, 502, &["retry-after"]));
-        assert!(is_unwell(Method::POST, 503, &["date"]) && is_unwell(Method::HEAD, 501, &[]));
-        let made_up = Method::from_bytes(b"MADE-UP").unwrap();
-        assert!(!is_unwell(made_up, 501, &[]) && !is_unwell(Method::PUT, 501, &[]));
+        assert!(!is_unwell("GET", 503, &["retry-after"]) && is_unwell("GET", 502, &["retry-after"]));
+        assert!(is_unwell("POST", 503, &["date"]) && is_unwell("HEAD", 501, &[]));
+        assert!(!is_unwell("MADE-UP", 501, &[]) && !is_unwell("PUT", 501, &[]));
     }
 }

@@ -7,15 +7,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, header};
+use bytes::Bytes;
 
 use super::{
     client_timeouts::Deadlines,
-    error::client_gone,
-    headers,
+    error::CLIENT_GONE,
     worker::{Shared, Worker},
 };
 use crate::{
+    message::{Known, RequestHead, Target, headers::forwarded_for},
     routing::{Frontend, InFlight},
     telemetry::{self, Entry, InPhase, Phase, Subject},
 };
@@ -27,14 +27,8 @@ pub struct Exchange {
     deadlines: Option<Arc<Deadlines>>,
     began: Instant,
     client: IpAddr,
-    method: Method,
-    uri: Uri,
-    protocol: &'static str,
-    host: Option<HeaderValue>,
-    referer: Option<HeaderValue>,
-    user_agent: Option<HeaderValue>,
-    forwarded_for: Option<HeaderValue>,
-    request_id: Option<HeaderValue>,
+    recorded: Recorded,
+    request_id: Bytes,
     frontend: Option<Arc<Frontend>>,
     backend: Option<Box<str>>,
     /// Where a backend's requests in flight are counted.
@@ -42,66 +36,42 @@ pub struct Exchange {
     /// Where those of this worker are.
     phase: InPhase,
     /// `None` while there is no response head.
-    status: Option<StatusCode>,
+    status: Option<u16>,
     body_bytes: u64,
     backend_time: Duration,
     is_recorded: bool,
 }
 
 impl Exchange {
-    /// For a request whose head has just arrived, with its headers as the client sent them.
+    /// For a request whose head has just arrived.
     pub fn begin(
         worker: &Worker,
         deadlines: Option<Arc<Deadlines>>,
         client: IpAddr,
-        request: &http::request::Parts,
+        request: &RequestHead,
     ) -> Box<Self> {
-        let header = |name| request.headers.get(name).cloned();
-        // HTTP/2 knows the host as a part of the target.
-        let host = header(header::HOST).or_else(|| HeaderValue::from_str(request.uri.authority()?.as_str()).ok());
-        Box::new(Self {
-            shared: Arc::clone(&worker.shared),
-            deadlines,
-            began: Instant::now(),
-            client,
-            method: request.method.clone(),
-            uri: request.uri.clone(),
-            host,
-            protocol: match request.version {
-                Version::HTTP_10 => "HTTP/1.0",
-                Version::HTTP_2 => "HTTP/2.0",
-                _ => "HTTP/1.1",
-            },
-            referer: header(header::REFERER),
-            user_agent: header(header::USER_AGENT),
-            forwarded_for: headers::forwarded_for(&request.headers),
-            request_id: None,
-            frontend: None,
-            backend: None,
-            in_flight: None,
-            phase: worker.activity.begin(),
-            status: None,
-            body_bytes: 0,
-            backend_time: Duration::ZERO,
-            is_recorded: true,
-        })
+        Self::begin_with(worker, deadlines, client, Instant::now(), Recorded::Request(request.clone()))
     }
 
     /// For a connection that arrived then and is passed through. It is recorded as a CONNECT to the server name.
     pub fn begin_passthrough(worker: &Worker, client: IpAddr, name: Option<&str>, arrived: Instant) -> Box<Self> {
+        Self::begin_with(worker, None, client, arrived, Recorded::Connection(name.unwrap_or_default().into()))
+    }
+
+    fn begin_with(
+        worker: &Worker,
+        deadlines: Option<Arc<Deadlines>>,
+        client: IpAddr,
+        began: Instant,
+        recorded: Recorded,
+    ) -> Box<Self> {
         Box::new(Self {
             shared: Arc::clone(&worker.shared),
-            deadlines: None,
-            began: arrived,
+            deadlines,
+            began,
             client,
-            method: Method::CONNECT,
-            uri: name.and_then(|name| name.parse().ok()).unwrap_or_default(),
-            protocol: "TLS",
-            host: name.and_then(|name| HeaderValue::from_str(name).ok()),
-            referer: None,
-            user_agent: None,
-            forwarded_for: None,
-            request_id: None,
+            recorded,
+            request_id: Bytes::new(),
             frontend: None,
             backend: None,
             in_flight: None,
@@ -114,9 +84,8 @@ impl Exchange {
     }
 
     /// Takes note of the request's id, once it surely has one.
-    pub fn identify(&mut self, headers: &HeaderMap) {
-        let header = self.shared.config.request_id_header.as_ref();
-        self.request_id = header.and_then(|header| headers.get(header.name()).cloned());
+    pub fn identify(&mut self, id: Bytes) {
+        self.request_id = id;
     }
 
     /// The request is for this frontend.
@@ -140,13 +109,8 @@ impl Exchange {
         self.backend_time = took;
     }
 
-    /// The method that the client used.
-    pub fn method(&self) -> &Method {
-        &self.method
-    }
-
     /// The response has this status.
-    pub fn answered(&mut self, status: StatusCode) {
+    pub fn answered(&mut self, status: u16) {
         if self.status.is_none() {
             self.observe_head();
             self.phase.enter(Phase::Response);
@@ -180,20 +144,11 @@ impl Exchange {
         self.body_bytes += bytes;
     }
 
-    /// The target without its query; for a CONNECT, the host.
-    fn path(&self) -> &str {
-        match self.uri.authority() {
-            Some(authority) if self.uri.scheme().is_none() => authority.as_str(),
-            _ => self.uri.path(),
-        }
-    }
-
     /// The frontend key that matched; else the host as sent.
     fn host_or_key(&self) -> &[u8] {
-        match (&self.frontend, &self.host) {
-            (Some(frontend), _) => frontend.key().as_bytes(),
-            (None, Some(host)) => host.as_bytes(),
-            (None, None) => b"",
+        match &self.frontend {
+            Some(frontend) => frontend.key().as_bytes(),
+            None => self.recorded.host(),
         }
     }
 
@@ -207,11 +162,11 @@ impl Exchange {
         line.extend_from_slice(b" -> ");
         telemetry::put_escaped(&mut line, self.backend.as_deref().unwrap_or("?").as_bytes());
         line.extend_from_slice(b" - ");
-        telemetry::put_escaped(&mut line, self.path().as_bytes());
+        telemetry::put_escaped(&mut line, self.recorded.path());
         line.extend_from_slice(b" - ");
         line.extend_from_slice(self.request_id_header().as_bytes());
         line.push(b':');
-        telemetry::put_escaped(&mut line, bytes_of(self.request_id.as_ref()));
+        telemetry::put_escaped(&mut line, &self.request_id);
         line.extend_from_slice(b" - ");
         telemetry::put_escaped(&mut line, error.to_string().as_bytes());
         self.shared.errors.write(line);
@@ -235,31 +190,74 @@ impl Drop for Exchange {
         if self.status.is_none() {
             self.observe_head();
         }
-        let status = self.status.unwrap_or_else(client_gone).as_u16();
+        let status = self.status.unwrap_or(CLIENT_GONE);
         metrics.count_response(status);
         if self.phase.phase() != Phase::Tunnel {
             metrics.exchange_duration.observe(total.as_secs_f64());
         }
         metrics.backend_duration.observe(self.backend_time.as_secs_f64());
+        let forwarded_for = self.recorded.head().and_then(forwarded_for).unwrap_or_default();
         self.shared.access_log.write(&Entry {
             client: self.client,
-            method: self.method.as_str().as_bytes(),
-            path: self.path().as_bytes(),
-            protocol: self.protocol.as_bytes(),
+            method: self.recorded.method(),
+            path: self.recorded.path(),
+            protocol: self.recorded.protocol(),
             status,
             body_bytes: self.body_bytes,
-            referer: bytes_of(self.referer.as_ref()),
-            user_agent: bytes_of(self.user_agent.as_ref()),
+            referer: self.recorded.header(Known::Referer),
+            user_agent: self.recorded.header(Known::UserAgent),
             request_id_header: self.request_id_header(),
-            request_id: bytes_of(self.request_id.as_ref()),
+            request_id: &self.request_id,
             frontend: self.frontend.as_ref().map_or("", |frontend| frontend.key()),
-            forwarded_for: bytes_of(self.forwarded_for.as_ref()),
+            forwarded_for: &forwarded_for,
             total,
             backend: self.backend_time,
         });
     }
 }
 
-fn bytes_of(value: Option<&HeaderValue>) -> &[u8] {
-    value.map_or(&[], HeaderValue::as_bytes)
+/// What is recorded.
+enum Recorded {
+    /// A request, by its head as the client sent it.
+    Request(RequestHead),
+    /// A connection that is passed through, by the server's name.
+    Connection(Box<str>),
+}
+
+impl Recorded {
+    fn head(&self) -> Option<&RequestHead> {
+        match self {
+            Self::Request(head) => Some(head),
+            Self::Connection(_) => None,
+        }
+    }
+
+    fn method(&self) -> &[u8] {
+        self.head().map_or(b"CONNECT", |head| head.method().as_bytes())
+    }
+
+    fn protocol(&self) -> &[u8] {
+        self.head().map_or(b"TLS", |head| head.version().as_str().as_bytes())
+    }
+
+    fn header(&self, known: Known) -> &[u8] {
+        self.head().and_then(|head| head.first(known)).unwrap_or_default()
+    }
+
+    /// The target without its query; for a CONNECT, the host.
+    fn path(&self) -> &[u8] {
+        match self {
+            Self::Request(head) => Target::path_of(head),
+            Self::Connection(name) if name.is_empty() => b"/",
+            Self::Connection(name) => name.as_bytes(),
+        }
+    }
+
+    /// The host as sent. HTTP/2 knows it as a part of the target.
+    fn host(&self) -> &[u8] {
+        match self {
+            Self::Request(head) => head.first(Known::Host).unwrap_or_else(|| Target::authority_of(head)),
+            Self::Connection(name) => name.as_bytes(),
+        }
+    }
 }

@@ -1,30 +1,31 @@
-//! One request, top to bottom.
+//! One request, top to bottom, whatever version of HTTP it came in.
 
 use std::{
-    rc::Rc,
+    cell::Cell,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, request::Parts};
-use hyper::body::Incoming;
+use bytes::{Bytes, BytesMut};
+use tokio::time;
 
 use super::{
     client::Client,
     client_timeouts::Deadlines,
-    error::ProxyError,
+    error::{Malformed, ProxyError},
     exchange::Exchange,
-    headers::{
-        self, Forwarding, Replaced, RequestIdHeader, X_DEBUG_BACKEND_ID, X_DEBUG_BACKEND_URL, X_DEBUG_FRONTEND_KEY,
-    },
     response_body::{Content, ResponseBody},
-    retry::Attempts,
+    retry::{Attempts, Next, Repeatability},
     upload::RequestBody,
-    upstream::{self, Failure, Lease},
-    websocket::Opening,
+    upstream::{Answering, Failure, Outgoing, Progress},
     worker::Worker,
 };
 use crate::{
+    message::{
+        Addressee, Framing, Known, Opening, RequestHead, RequestRules, ResponseHead, ResponseHeadBuilder, Target,
+        Version,
+        headers::{request_id, write_request},
+    },
     routing::{Choice, Frontend, Host},
     telemetry::Subject,
 };
@@ -38,324 +39,331 @@ pub struct Turn {
 }
 
 /// What a request is answered with.
+#[expect(clippy::large_enum_variant, reason = "nearly all are responses")]
 pub enum Answer {
     /// A response.
-    Response(Response<ResponseBody>),
+    Response(Reply),
     /// A backend's agreement to become a WebSocket.
     Opened(Box<Opened>),
 }
 
+/// A response for a client.
+pub struct Reply {
+    /// The head, as the backend sent it, or of our own.
+    pub head: ResponseHead,
+    /// Further lines of ours.
+    pub lines: Lines,
+    /// The body.
+    pub body: ResponseBody,
+    /// Whether the connection must end with it, on HTTP/1: bytes may follow the request that were not looked over.
+    pub closes: bool,
+}
+
 /// A WebSocket that a backend has agreed to.
 pub struct Opened {
-    /// What the backend has said, with its side of the WebSocket.
-    pub response: Response<Incoming>,
-    /// What the client has asked for, with its side.
+    /// What the backend has said.
+    pub head: ResponseHead,
+    /// Further lines of ours.
+    pub lines: Lines,
+    /// What the client has asked for.
     pub opening: Opening,
     /// The backend's connection.
-    pub lease: Lease,
+    pub answering: Answering,
     /// The record of it.
     pub exchange: Box<Exchange>,
 }
 
-impl Answer {
-    fn headers_mut(&mut self) -> &mut HeaderMap {
-        match self {
-            Self::Response(response) => response.headers_mut(),
-            Self::Opened(opened) => opened.response.headers_mut(),
-        }
-    }
-}
+/// Header lines that we add to a response.
+pub type Lines = Vec<(&'static str, Bytes)>;
 
-impl From<Response<ResponseBody>> for Answer {
-    fn from(response: Response<ResponseBody>) -> Self {
-        Self::Response(response)
-    }
+/// A request that has been looked into.
+struct Request {
+    head: RequestHead,
+    body: RequestBody,
+    framing: Framing,
+    opening: Option<Opening>,
+    /// The header that carries request ids, and this one's.
+    id: Option<(Box<str>, Bytes)>,
 }
 
 /// Answers a request; there is always an answer.
-pub async fn answer(worker: Rc<Worker>, client: Rc<Client>, turn: Turn, mut request: Request<Incoming>) -> Answer {
-    let opening = Opening::of(&mut request);
-    let (mut head, body) = request.into_parts();
-    let mut exchange = Exchange::begin(&worker, turn.deadlines.clone(), client.address, &head);
-    let is_http2 = head.version == Version::HTTP_2;
-    if is_http2 {
-        headers::as_http1(&mut head.headers);
-    }
+pub async fn answer(
+    worker: &Worker,
+    client: &Client,
+    turn: Turn,
+    head: RequestHead,
+    opening: Option<Opening>,
+    body: RequestBody,
+) -> Answer {
+    let shared = &worker.shared;
+    let mut exchange = Exchange::begin(worker, turn.deadlines, client.address, &head);
+    let is_http2 = head.version() == Version::Http2;
     // On HTTP/1, bytes may follow a request's head that were not looked over.
     let unread = !is_http2 && opening.is_some();
-
-    // On HTTP/1 the library has looked at this.
-    if turn.is_overfull || is_http2 && head.headers.len() > worker.shared.config.max_headers {
-        return refuse(&worker, exchange, &ProxyError::TooManyHeaders, false).into();
+    // On HTTP/1 this has been looked at.
+    if turn.is_overfull || is_http2 && head.len() > shared.config.max_headers {
+        return refuse(worker, exchange, &ProxyError::TooManyHeaders, false);
     }
-    let checked = check_coding(&head.headers).and_then(|()| requested_host(&head, opening.is_some()));
-    let host = match checked {
-        Ok(host) => host,
-        Err(reason) => {
-            worker.shared.metrics.malformed_requests.inc();
-            return refuse(&worker, exchange, &ProxyError::Malformed(reason), !is_http2).into();
+    let understood = understand(&head, opening.as_ref(), &body);
+    let (target, host, framing) = match understood {
+        Ok(understood) => understood,
+        Err(malformed) => {
+            shared.metrics.malformed_requests.inc();
+            return refuse(worker, exchange, &ProxyError::Malformed(malformed), !is_http2);
         }
     };
-    let frontend = {
-        // A malformed name was refused above, so that this parses again.
-        let Ok(name) = host.to_str().map_err(drop).and_then(|text| Host::parse(text).map_err(drop)) else {
-            return refuse(&worker, exchange, &ProxyError::Malformed("the host is malformed"), !is_http2).into();
-        };
-        if name.full() == PING_HOST && head.uri.path() == "/" {
-            exchange.forget();
-            return pong(&worker).into();
-        }
-        worker.shared.routes.load().find(&name).cloned()
+    let host_name = str::from_utf8(host).ok().and_then(|text| Host::parse(text).ok());
+    let Some(name) = host_name else {
+        shared.metrics.malformed_requests.inc();
+        return refuse(worker, exchange, &ProxyError::Malformed(Malformed::Host), !is_http2);
     };
-    let debug = headers::prepare_request(
-        &mut head.headers,
-        &Forwarding {
-            origin: &client.provenance,
-            request_id_header: worker.shared.config.request_id_header.as_ref().map(RequestIdHeader::name),
-            upgrade: opening.is_some(),
-            certificate: client.certificate.as_ref(),
-        },
-    );
-    exchange.identify(&head.headers);
+    if name.full() == PING_HOST && target.path() == b"/" {
+        exchange.forget();
+        return pong(worker);
+    }
+    let frontend = shared.routes.load().find(&name).cloned();
+    let id = shared.config.request_id_header.as_ref().map(|header| {
+        let id = request_id(&head, header.name().as_str().as_bytes());
+        let id = id.map_or_else(|| Bytes::from(uuid::Uuid::new_v4().to_string()), |id| head.value_bytes(id));
+        (Box::from(header.canonical()), id)
+    });
+    exchange.identify(id.as_ref().map(|(_, id)| id.clone()).unwrap_or_default());
     let Some(frontend) = frontend else {
         exchange.log_error(Subject::Client, &ProxyError::NoRoute);
-        return refuse(&worker, exchange, &ProxyError::NoRoute, unread).into();
+        return refuse(worker, exchange, &ProxyError::NoRoute, unread);
     };
     exchange.routed(&frontend);
-    let sticky = worker.shared.sticky.as_ref();
-    let wanted = sticky.and_then(|sticky| sticky.wanted(&frontend, &head.headers));
-    make_origin_form(&mut head);
-    if let Some(opening) = &opening {
-        opening.ask(&mut head.headers);
-        head.method = Method::GET;
-    }
-
-    let mut request = Request::from_parts(head, RequestBody::new(body, turn.deadlines.clone().filter(|_| is_http2)));
-    headers::declare_body(&mut request);
+    let wanted = shared.sticky.as_ref().and_then(|sticky| sticky.wanted(&frontend, head.all(Known::Cookie)));
+    let request = Request { head: head.clone(), body, framing, opening, id };
     let (choice, outcome) =
-        attempt(&worker, &frontend, wanted.as_ref(), &host, request, opening.as_ref(), &mut exchange).await;
-    let cookie = match (sticky, &choice, &outcome) {
-        (Some(sticky), Some(choice), Ok(_)) => {
-            sticky.cookie(&frontend, choice, wanted.as_ref(), client.provenance.scheme())
+        attempt(worker, client, &frontend, wanted.as_ref(), &request, &target, host, &mut exchange).await;
+    let mut lines = Lines::new();
+    if let (Some(sticky), Some(choice), Ok(_)) = (&shared.sticky, &choice, &outcome)
+        && let Some(cookie) = sticky.cookie(&frontend, choice, wanted.as_ref(), client.provenance.scheme())
+    {
+        lines.push(("Set-Cookie", Bytes::copy_from_slice(cookie.as_bytes())));
+    }
+    if request.head.has(Known::XDebugRouter) {
+        add_debug_lines(&mut lines, &frontend, choice.as_ref());
+    }
+    match outcome {
+        Ok((head, answering)) => respond(head, lines, answering, request.opening, exchange),
+        Err(error) => {
+            let mut answer = refuse(worker, exchange, &error, unread);
+            if let Answer::Response(reply) = &mut answer {
+                reply.lines.append(&mut lines);
+            }
+            answer
         }
-        _ => None,
-    };
-    let mut answer = match outcome {
-        Ok((response, lease)) => respond(response, lease, opening, exchange),
-        Err(error) => refuse(&worker, exchange, &error, unread).into(),
-    };
-    if let Some(cookie) = cookie {
-        answer.headers_mut().append(header::SET_COOKIE, cookie);
     }
-    if debug {
-        add_debug_headers(answer.headers_mut(), &frontend, choice.as_ref());
-    }
-    answer
+}
+
+/// What a request asks for, of which host, and where its body ends.
+fn understand<'a>(
+    head: &'a RequestHead,
+    opening: Option<&Opening>,
+    body: &RequestBody,
+) -> Result<(Target<'a>, &'a [u8], Framing), Malformed> {
+    let framing = Framing::of_request(head)?;
+    let target = Target::of(head, opening)?;
+    let host = target.host(head)?;
+    // HTTP/2 tells of a body without telling its length.
+    let framing = if framing == Framing::None && !body.is_empty() { Framing::Chunked } else { framing };
+    Ok((target, host, framing))
 }
 
 /// A backend's answer that is held against it.
 struct Kept {
     choice: Choice,
-    response: Response<Incoming>,
-    lease: Lease,
+    head: ResponseHead,
+    answering: Answering,
     took: Duration,
 }
 
 /// Tries backends until one answers, or there is none left that may be tried. An answer that is held against its backend is
 /// kept for when no other backend has a better one; where one has, it goes, and its connection with it.
+#[expect(clippy::too_many_arguments, reason = "a request, and what was made out of it")]
 async fn attempt(
     worker: &Worker,
+    client: &Client,
     frontend: &Arc<Frontend>,
     wanted: Option<&Choice>,
-    host: &HeaderValue,
-    mut request: Request<RequestBody>,
-    opening: Option<&Opening>,
+    request: &Request,
+    target: &Target<'_>,
+    host: &[u8],
     exchange: &mut Exchange,
-) -> (Option<Choice>, Result<(Response<Incoming>, Lease), ProxyError>) {
+) -> (Option<Choice>, Result<(ResponseHead, Answering), ProxyError>) {
     let mut attempts = Attempts::at(worker, frontend).wanting(wanted);
-    let mut replaced = Replaced::default();
     let (judges_answers, mut kept) = (worker.shared.config.dead_backend_on_5xx, None);
+    let repeatability = Repeatability::of(request.head.method(), request.body.is_empty() && request.opening.is_none());
+    let is_head = request.head.method() == "HEAD";
+    let mut has_repeated = false;
     while let Some(choice) = attempts.next(exchange) {
         let backend = &choice.backend;
-        replaced.put_back(request.headers_mut());
-        replaced = headers::address_request(request.headers_mut(), host, backend.origin().host.header());
-        let copy = (judges_answers && opening.is_none()).then(|| upstream::copy_safe(&request)).flatten().map(Box::new);
+        let name = backend.origin().host.name();
+        let head = write_head(client, request, target, host, name);
+        let outgoing = Outgoing { head, body: request.body.share(), framing: request.framing, is_head };
         let began = Instant::now();
         let sending = async {
-            if opening.is_some() {
-                Box::pin(worker.upstream.send_afresh(backend, request)).await
+            if request.opening.is_some() || has_repeated {
+                Box::pin(worker.upstream.send_afresh(backend, &outgoing)).await
             } else {
-                worker.upstream.send(backend, request).await
+                worker.upstream.send(backend, &outgoing).await
             }
         };
-        let sent = match worker.shared.config.request_timeout {
-            None => sending.await,
-            Some(limit) => match tokio::time::timeout(limit, sending).await {
-                Ok(sent) => sent,
-                Err(_) => Err(Failure { error: ProxyError::RequestTimeout(limit), unsent: None }),
-            },
-        };
+        let sent = within(worker.shared.config.request_timeout, &request.body, sending).await;
         let took = began.elapsed();
         exchange.attempted(took);
-        let Failure { error, unsent } = match sent {
-            Ok((response, lease)) => match check_upgrade(&response, opening) {
+        let (error, next) = match sent {
+            Ok((head, answering)) => match check_upgrade(&head, request.opening.as_ref()) {
                 Ok(()) => {
-                    let problem = ProxyError::from_answer(exchange.method(), &response).filter(|_| judges_answers);
-                    let Some(error) = problem else { return (Some(choice), Ok((response, lease))) };
-                    kept = Some(Box::new(Kept { choice: choice.clone(), response, lease, took }));
-                    Failure { error, unsent: copy.map(|copy| *copy) }
+                    let problem = ProxyError::from_answer(request.head.method(), &head).filter(|_| judges_answers);
+                    let Some(error) = problem else { return (Some(choice), Ok((head, answering))) };
+                    kept = Some(Box::new(Kept { choice: choice.clone(), head, answering, took }));
+                    (error, if repeatability.is_safe() { Next::Another } else { Next::Stop })
                 }
-                Err(error) => Failure { error, unsent: None },
+                Err(error) => (error, Next::Stop),
             },
-            Err(failure) => failure,
+            Err((error, progress)) => {
+                let next = repeatability.next(progress, has_repeated);
+                has_repeated |= next != Next::Stop && progress != Progress::NothingSent;
+                (error, next)
+            }
         };
-        attempts.failed(choice, error, exchange);
-        match unsent {
-            Some(unsent) => request = unsent,
-            None => break,
+        attempts.failed(choice, error, next, exchange);
+        if next == Next::Stop {
+            break;
         }
     }
     if let Some(answer) = kept {
         attempts.turn_to(&answer.choice, exchange);
         exchange.attempted(answer.took);
-        return (Some(answer.choice), Ok((answer.response, answer.lease)));
+        return (Some(answer.choice), Ok((answer.head, answer.answering)));
     }
     let (choice, error) = attempts.end(exchange);
     (choice, Err(error))
 }
 
+/// The request's head for a backend, which may be known by a name.
+fn write_head(client: &Client, request: &Request, target: &Target<'_>, host: &[u8], name: Option<&str>) -> Bytes {
+    let rules = RequestRules {
+        provenance: &client.provenance,
+        request_id: request.id.as_ref().map(|(name, id)| (name.as_bytes(), &id[..])),
+        opening: request.opening.as_ref(),
+        certificate: client.certificate.as_ref().map(http::HeaderValue::as_bytes),
+        addressee: match name {
+            None => Addressee::Client(host),
+            Some(name) => Addressee::Backend { name: name.as_bytes(), original: host },
+        },
+    };
+    let mut head = BytesMut::new();
+    write_request(&mut head, &request.head, target, &rules, request.framing);
+    head.freeze()
+}
+
+/// Waits for the head of a response within a limit, which does not run while the request's body makes progress.
+async fn within<T>(
+    limit: Option<Duration>,
+    body: &RequestBody,
+    sending: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, (ProxyError, Progress)> {
+    let failed = |Failure { error, progress }| (error.into(), progress);
+    let Some(limit) = limit else { return sending.await.map_err(failed) };
+    let began = time::Instant::now();
+    let deadline = Cell::new(began + limit);
+    let expiry = async {
+        loop {
+            time::sleep_until(deadline.get()).await;
+            match body.moved_at().map(|moved| time::Instant::from_std(moved) + limit) {
+                Some(later) if later > deadline.get() => deadline.set(later),
+                _ => return,
+            }
+        }
+    };
+    tokio::select! {
+        biased;
+        sent = sending => sent.map_err(failed),
+        () = expiry => Err((ProxyError::RequestTimeout(limit), Progress::Begun)),
+    }
+}
+
 /// Whether a backend switched protocols just as the client asked.
-fn check_upgrade(response: &Response<Incoming>, opening: Option<&Opening>) -> Result<(), ProxyError> {
+fn check_upgrade(head: &ResponseHead, opening: Option<&Opening>) -> Result<(), ProxyError> {
     match opening {
-        Some(opening) => opening.check(response),
-        None if response.status() == StatusCode::SWITCHING_PROTOCOLS => Err(ProxyError::UnexpectedUpgrade),
+        Some(opening) => Ok(opening.check(head.status(), head)?),
+        None if head.status() == SWITCHING_PROTOCOLS => Err(ProxyError::UnexpectedUpgrade),
         None => Ok(()),
     }
 }
 
 /// Passes a backend's answer on.
 fn respond(
-    mut response: Response<Incoming>,
-    lease: Lease,
+    head: ResponseHead,
+    lines: Lines,
+    answering: Answering,
     opening: Option<Opening>,
     mut exchange: Box<Exchange>,
 ) -> Answer {
-    exchange.answered(response.status());
-    *response.version_mut() = Version::HTTP_11;
-    let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-    headers::prepare_response(response.headers_mut(), switched);
+    exchange.answered(head.status());
     match opening {
-        Some(opening) if switched => {
+        Some(opening) if head.status() == SWITCHING_PROTOCOLS => {
             exchange.became_tunnel();
-            Answer::Opened(Box::new(Opened { response, opening, lease, exchange }))
+            Answer::Opened(Box::new(Opened { head, lines, opening, answering, exchange }))
         }
         refused => {
-            if refused.is_some_and(|opening| !opening.is_connect()) {
-                close_after(&mut response);
-            }
-            response.map(|incoming| ResponseBody::from_backend(incoming, lease, exchange)).into()
+            let closes = refused.is_some_and(|opening| !opening.is_connect());
+            Answer::Response(Reply { head, lines, body: ResponseBody::from_backend(answering, exchange), closes })
         }
     }
 }
 
-/// Answers in place of a backend. `unread` says that bytes may follow this request's head which were not looked over.
-fn refuse(worker: &Worker, mut exchange: Box<Exchange>, error: &ProxyError, unread: bool) -> Response<ResponseBody> {
+/// Answers in place of a backend. `closes` is as in [`Reply`].
+fn refuse(worker: &Worker, mut exchange: Box<Exchange>, error: &ProxyError, closes: bool) -> Answer {
     let verdict = error.verdict();
     exchange.answered(verdict.status);
     let page = worker.shared.error_pages.as_ref().and_then(|pages| pages.page(verdict.status));
-    let mut response = match page {
-        Some(page) => ResponseBody::own(verdict.status, Content::Html(page), Some(exchange)),
-        None => ResponseBody::own(verdict.status, Content::from(verdict.body), Some(exchange)),
-    };
-    if unread {
-        close_after(&mut response);
-    }
-    response
+    let content = page.map_or_else(|| Content::from(verdict.body), Content::Html);
+    own(verdict.status, content, Some(exchange), closes)
 }
 
-/// Makes a response the connection's last.
-pub fn close_after<B>(response: &mut Response<B>) {
-    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+/// A whole response of our own.
+fn own(status: u16, content: Content, exchange: Option<Box<Exchange>>, closes: bool) -> Answer {
+    let head = ResponseHeadBuilder::new(Version::Http11, status);
+    let (media_type, text) = match content {
+        Content::Text(text) => ("text/plain; charset=utf-8", text),
+        Content::Html(page) => ("text/html; charset=utf-8", page),
+    };
+    let mut lines = Lines::new();
+    if !text.is_empty() {
+        lines.push(("Content-Type", Bytes::from_static(media_type.as_bytes())));
+    }
+    let head = head.build().expect("a status and its reason make a head");
+    Answer::Response(Reply { head, lines, body: ResponseBody::own(text, exchange), closes })
 }
 
 /// The answer to `Host: __ping__`: whether the table can be trusted to be current.
-fn pong(worker: &Worker) -> Response<ResponseBody> {
+fn pong(worker: &Worker) -> Answer {
     match worker.shared.health.problem() {
-        None => ResponseBody::own(StatusCode::OK, Content::from("OK"), None),
-        Some(problem) => {
-            ResponseBody::own(StatusCode::INTERNAL_SERVER_ERROR, Content::Text(problem.to_string().into()), None)
-        }
+        None => own(200, Content::from("OK"), None, false),
+        Some(problem) => own(500, Content::Text(problem.to_string().into()), None, false),
     }
 }
 
-/// Refuses a body that is encoded in any way but chunked: the encoding's name ends here, while the body goes on in it.
-fn check_coding(headers: &HeaderMap) -> Result<(), &'static str> {
-    let mut lines = headers.get_all(header::TRANSFER_ENCODING).iter();
-    match (lines.next(), lines.next()) {
-        (None, _) => Ok(()),
-        (Some(only), None) if only.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
-        _ => Err("the body's transfer coding is not just chunked"),
-    }
-}
-
-/// The host that a request is for, as sent (RFC 9112 sections 3.2 and 3.2.2). A request that two readers could understand
-/// differently is refused.
-fn requested_host(head: &Parts, is_opening: bool) -> Result<HeaderValue, &'static str> {
-    if head.method == Method::CONNECT && !is_opening {
-        return Err("CONNECT is not supported");
-    }
-    let mut lines = head.headers.get_all(header::HOST).iter();
-    let host = lines.next();
-    if lines.next().is_some() {
-        return Err("there is more than one Host header");
-    }
-    let host = match (host, head.uri.authority()) {
-        (Some(host), _) => host.clone(),
-        (None, _) if head.version == Version::HTTP_11 => return Err("there is no Host header"),
-        (None, Some(authority)) => {
-            HeaderValue::from_str(authority.as_str()).map_err(|_| "the target's host is malformed")?
-        }
-        (None, None) => HeaderValue::from_static(""),
-    };
-    let parsed =
-        Host::parse(host.to_str().map_err(|_| "the host is malformed")?).map_err(|_| "the host is malformed")?;
-    if let Some(authority) = head.uri.authority() {
-        let target = Host::parse(authority.as_str()).map_err(|_| "the target's host is malformed")?;
-        let default = match head.uri.scheme_str() {
-            Some("http") => ":80",
-            Some("https") => ":443",
-            _ => return Err("the target's scheme is not http"),
-        };
-        let bare = |host: &Host<'_>| host.full().strip_suffix(default).unwrap_or(host.full()).to_owned();
-        if bare(&target) != bare(&parsed) {
-            return Err("the target's host is not the Host header's");
-        }
-    }
-    Ok(host)
-}
-
-/// Reduces an absolute-form target to its path and query, which is what backends expect.
-fn make_origin_form(head: &mut Parts) {
-    head.version = Version::HTTP_11;
-    head.extensions.clear();
-    if head.uri.authority().is_some() {
-        let path = head.uri.path_and_query().cloned();
-        head.uri = path.map_or_else(|| Uri::from_static("/"), Uri::from);
-    }
-}
-
-fn add_debug_headers(headers: &mut HeaderMap, frontend: &Frontend, choice: Option<&Choice>) {
+fn add_debug_lines(lines: &mut Lines, frontend: &Frontend, choice: Option<&Choice>) {
+    // What no header can carry is left out.
     let mut add = |name, value: &str| {
-        if let Ok(value) = HeaderValue::from_str(value) {
-            headers.insert(name, value);
+        if http::HeaderValue::from_str(value).is_ok() {
+            lines.push((name, Bytes::copy_from_slice(value.as_bytes())));
         }
     };
-    add(X_DEBUG_FRONTEND_KEY, frontend.key());
+    add("X-Debug-Frontend-Key", frontend.key());
     if let Some(choice) = choice {
-        add(X_DEBUG_BACKEND_URL, choice.backend.url());
-        add(X_DEBUG_BACKEND_ID, &choice.index.to_string());
+        add("X-Debug-Backend-Url", choice.backend.url());
+        add("X-Debug-Backend-Id", &choice.index.to_string());
     }
 }
 
 /// The host by which load balancers ask whether we are well.
 const PING_HOST: &str = "__ping__";
+
+const SWITCHING_PROTOCOLS: u16 = 101;

@@ -1,24 +1,32 @@
-//! Bodies on their way through. Nothing is ever collected: each frame goes on as it comes, and is asked for only when the
-//! other side has room.
+//! A response's body on its way to a client. Nothing is ever collected: each piece goes on as it comes, and is asked for only
+//! when the other side has room.
 
 use std::{
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::Full;
-use hyper::body::Incoming;
+use tokio::time::Sleep;
 
-use super::{exchange::Exchange, headers, upstream::Lease};
-use crate::telemetry::Subject;
+use super::{
+    exchange::Exchange,
+    upstream::{Answering, Broken, Piece},
+};
+use crate::{
+    message::{Trailers, headers::response_trailer_lines},
+    telemetry::Subject,
+};
 
-/// A response's body on its way to the client. When it ends, or is given up, its exchange is recorded.
+/// A body. When it ends, or is given up, its exchange is recorded.
 pub struct ResponseBody {
     source: Source,
     exchange: Option<Box<Exchange>>,
+    /// How it has broken off, which the client's connection is told when this is over.
+    breaking: Option<(Pin<Box<Sleep>>, Broken)>,
 }
 
 /// What a response of our own says.
@@ -35,106 +43,113 @@ impl From<&'static str> for Content {
     }
 }
 
+#[expect(clippy::large_enum_variant, reason = "nearly all are backends'")]
 enum Source {
-    Own(Full<Bytes>),
-    Backend { incoming: Incoming, lease: Option<Lease> },
+    Own(Bytes),
+    Backend(Answering),
 }
 
 impl ResponseBody {
-    /// A backend's body; `lease` goes back to the pool when it has been read to the end.
-    pub fn from_backend(incoming: Incoming, lease: Lease, exchange: Box<Exchange>) -> Self {
-        Self { source: Source::Backend { incoming, lease: Some(lease) }, exchange: Some(exchange) }
+    /// A backend's body.
+    pub fn from_backend(mut answering: Answering, exchange: Box<Exchange>) -> Self {
+        if answering.has_ended() {
+            answering.give_back();
+        }
+        Self { source: Source::Backend(answering), exchange: Some(exchange), breaking: None }
     }
 
     /// No body; for the answer to an upgrade, whose exchange ends with its tunnel.
     pub fn none() -> Self {
-        Self { source: Source::Own(Full::default()), exchange: None }
+        Self { source: Source::Own(Bytes::new()), exchange: None, breaking: None }
     }
 
-    /// A whole response of our own.
-    pub fn own(status: StatusCode, content: Content, exchange: Option<Box<Exchange>>) -> Response<Self> {
-        let (media_type, bytes) = match content {
-            Content::Text(text) => ("text/plain; charset=utf-8", text),
-            Content::Html(page) => ("text/html; charset=utf-8", page),
-        };
-        let mut headers = HeaderMap::new();
-        if !bytes.is_empty() {
-            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
+    /// A body of our own.
+    pub fn own(text: Bytes, exchange: Option<Box<Exchange>>) -> Self {
+        Self { source: Source::Own(text), exchange, breaking: None }
+    }
+
+    /// The length of a body of our own.
+    pub fn own_length(&self) -> Option<usize> {
+        match &self.source {
+            Source::Own(text) => Some(text.len()),
+            Source::Backend(_) => None,
         }
-        let mut response = Response::new(Self { source: Source::Own(Full::new(bytes)), exchange });
-        *response.status_mut() = status;
-        *response.headers_mut() = headers;
-        response
     }
 
-    /// Turns a response into what a HEAD is answered with. For HTTP/2: on HTTP/1, the library does this.
-    pub fn leave_out(response: &mut Response<Self>) {
-        let Source::Own(full) = &mut response.body_mut().source else { return };
-        let length = std::mem::take(full).size_hint().exact().unwrap_or_default();
-        if length > 0 {
-            response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    /// Bytes that are to come, where that is known.
+    pub fn left(&self) -> Option<u64> {
+        match &self.source {
+            Source::Own(text) => Some(text.len() as u64),
+            Source::Backend(answering) => answering.left(),
+        }
+    }
+
+    /// Leaves a body of our own out, as the answer to a HEAD does.
+    pub fn leave_out(&mut self) {
+        if let Source::Own(text) = &mut self.source {
+            text.clear();
         }
     }
 }
 
 impl Body for ResponseBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Broken;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let this = &mut *self;
+        if let Some((pause, _)) = &mut this.breaking {
+            ready!(pause.as_mut().poll(cx));
+            return Poll::Ready(this.breaking.take().map(|(_, error)| Err(error)));
+        }
         let frame = match &mut this.source {
-            Source::Own(full) => {
-                ready!(Pin::new(full).poll_frame(cx)).map(|frame| frame.map_err(|never| match never {}))
-            }
-            Source::Backend { incoming, lease } => {
-                let mut frame = ready!(Pin::new(incoming).poll_frame(cx));
-                if let Some(Ok(frame)) = &mut frame
-                    && let Some(trailers) = frame.trailers_mut()
-                {
-                    headers::prepare_trailers(trailers);
-                }
-                if frame.is_none()
-                    && let Some(lease) = lease.take()
-                {
-                    lease.give_back();
-                }
-                frame
-            }
+            Source::Own(text) if text.is_empty() => None,
+            Source::Own(text) => Some(Ok(Frame::data(std::mem::take(text)))),
+            Source::Backend(answering) if answering.has_ended() => None,
+            Source::Backend(answering) => match ready!(answering.poll_piece(cx)) {
+                None => None,
+                Some(Err(error)) => Some(Err(error)),
+                Some(Ok(Piece::Data(data))) => Some(Ok(Frame::data(data))),
+                Some(Ok(Piece::End(trailers))) if trailers.is_empty() => None,
+                Some(Ok(Piece::End(trailers))) => Some(Ok(Frame::trailers(map_of(&trailers)))),
+            },
         };
-        if let Some(exchange) = &mut this.exchange {
-            match &frame {
-                Some(Ok(frame)) => exchange.sent(frame.data_ref().map_or(0, |data| data.len() as u64)),
-                Some(Err(error)) => exchange.log_error(Subject::Backend, error),
-                None => {}
+        if let Some(Err(error)) = frame {
+            if let Some(exchange) = &mut this.exchange {
+                exchange.log_error(Subject::Backend, &error);
             }
+            // The connection is cut for this, and what it has not sent yet with it: the head least of all may be lost, or the
+            // client takes it that nothing has happened and asks again.
+            this.breaking = Some((Box::pin(tokio::time::sleep(LAST_WORDS)), error));
+            return self.poll_frame(cx);
+        }
+        if let (Some(exchange), Some(Ok(frame))) = (&mut this.exchange, &frame) {
+            exchange.sent(frame.data_ref().map_or(0, |data| data.len() as u64));
         }
         Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.source {
-            Source::Own(full) => full.is_end_stream(),
-            Source::Backend { incoming, .. } => incoming.is_end_stream(),
+            Source::Own(text) => text.is_empty(),
+            Source::Backend(answering) => answering.has_ended(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.source {
-            Source::Own(full) => full.size_hint(),
-            Source::Backend { incoming, .. } => incoming.size_hint(),
-        }
+        self.left().map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 }
 
-impl Drop for ResponseBody {
-    fn drop(&mut self) {
-        // A body of known length is not polled past its last byte.
-        if let Source::Backend { incoming, lease } = &mut self.source
-            && incoming.is_end_stream()
-            && let Some(lease) = lease.take()
-        {
-            lease.give_back();
+fn map_of(trailers: &Trailers) -> HeaderMap {
+    let mut map = HeaderMap::new();
+    for line in response_trailer_lines(trailers) {
+        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(line.name), HeaderValue::from_bytes(line.value)) {
+            map.append(name, value);
         }
     }
+    map
 }
+
+/// How long what was said before a body broke off has to be sent.
+const LAST_WORDS: Duration = Duration::from_millis(100);

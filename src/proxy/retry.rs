@@ -2,9 +2,61 @@
 
 use std::sync::Arc;
 
-use super::{config::LoadBalancing, error::ProxyError, exchange::Exchange, worker::Worker};
+use super::{config::LoadBalancing, error::ProxyError, exchange::Exchange, upstream::Progress, worker::Worker};
 use crate::clock::Moment;
 use crate::routing::{Choice, DeadMark, Frontend, InFlight, Tried};
+
+/// What may become of a request that has failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// It is over.
+    Stop,
+    /// It goes to another backend.
+    Another,
+    /// It goes to another backend, or to the same over a new connection if there is no other.
+    AnotherOrSame,
+}
+
+/// Whether to send a request twice does no more than to send it once (RFC 9110 section 9.2), and can be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repeatability {
+    /// It asks for something, and changes nothing.
+    Safe,
+    /// It leaves the same behind however often it is sent.
+    Idempotent,
+    /// It must reach a backend once, or has a body that is gone.
+    Once,
+}
+
+impl Repeatability {
+    /// Of a request with this method.
+    pub fn of(method: &str, has_no_body: bool) -> Self {
+        match method {
+            "GET" | "HEAD" | "OPTIONS" | "TRACE" if has_no_body => Self::Safe,
+            "PUT" | "DELETE" if has_no_body => Self::Idempotent,
+            _ => Self::Once,
+        }
+    }
+
+    /// Whether another backend may be asked what one has answered already.
+    pub fn is_safe(self) -> bool {
+        self == Self::Safe
+    }
+
+    /// What may become of a request that failed so far on its way. What has been repeated is not repeated again.
+    pub fn next(self, progress: Progress, has_repeated: bool) -> Next {
+        match (progress, self) {
+            (Progress::NothingSent, _) => Next::AnotherOrSame,
+            (Progress::Begun, _) | (Progress::Unanswered { .. }, Self::Once) => Next::Stop,
+            _ if has_repeated => Next::Stop,
+            // The backend has closed a connection that it had no use for, most likely.
+            (Progress::Unanswered { was_kept: true }, Self::Safe | Self::Idempotent) => Next::AnotherOrSame,
+            // It may be on its way out; but it may also have been this request that took it down.
+            (Progress::Unanswered { was_kept: false }, Self::Safe) => Next::Another,
+            (Progress::Unanswered { was_kept: false }, Self::Idempotent) => Next::Stop,
+        }
+    }
+}
 
 /// The attempts so far. Every failure is logged here, and held against the backend where it is the backend's.
 pub struct Attempts<'a> {
@@ -80,7 +132,7 @@ impl<'a> Attempts<'a> {
     }
 
     /// The last choice failed.
-    pub fn failed(&mut self, choice: Choice, error: ProxyError, exchange: &Exchange) {
+    pub fn failed(&mut self, choice: Choice, error: ProxyError, next: Next, exchange: &Exchange) {
         if let ProxyError::Dial(error) = &error {
             self.worker.shared.metrics.pool.count_dial_failure(error.label());
         }
@@ -92,7 +144,10 @@ impl<'a> Attempts<'a> {
             exchange.log_error(error.subject(), &error);
         }
         // A process that ends closes its listening socket last, so that it may take the next connection too, and lose it.
-        if matches!(error, ProxyError::Broken(_)) && !self.tried.contains(&choice.backend) {
+        if next == Next::AnotherOrSame
+            && matches!(error, ProxyError::Broken(_))
+            && !self.tried.contains(&choice.backend)
+        {
             self.spare = Some(choice.clone());
         }
         self.tried.add(Arc::clone(&choice.backend));
@@ -155,3 +210,37 @@ impl<'a> Attempts<'a> {
 
 /// How often a request may be sent again.
 const MOST_RETRIES: usize = 3;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The table of the README, row by row.
+    #[test]
+    fn a_request_is_never_sent_twice_where_it_may_do_harm() {
+        let unanswered = |was_kept| Progress::Unanswered { was_kept };
+        for (progress, method, has_no_body, next) in [
+            (Progress::NothingSent, "POST", false, Next::AnotherOrSame),
+            (Progress::NothingSent, "GET", true, Next::AnotherOrSame),
+            (unanswered(true), "GET", true, Next::AnotherOrSame),
+            (unanswered(true), "DELETE", true, Next::AnotherOrSame),
+            (unanswered(true), "PUT", false, Next::Stop),
+            (unanswered(true), "POST", true, Next::Stop),
+            (unanswered(true), "PROPFIND", true, Next::Stop),
+            (unanswered(false), "GET", true, Next::Another),
+            (unanswered(false), "HEAD", true, Next::Another),
+            (unanswered(false), "OPTIONS", true, Next::Another),
+            (unanswered(false), "TRACE", true, Next::Another),
+            (unanswered(false), "GET", false, Next::Stop),
+            (unanswered(false), "DELETE", true, Next::Stop),
+            (unanswered(false), "PUT", true, Next::Stop),
+            (unanswered(false), "POST", true, Next::Stop),
+            (Progress::Begun, "GET", true, Next::Stop),
+        ] {
+            let repeatability = Repeatability::of(method, has_no_body);
+            assert_eq!(repeatability.next(progress, false), next, "{progress:?} {method} {has_no_body}");
+            let again = if progress == Progress::NothingSent { next } else { Next::Stop };
+            assert_eq!(repeatability.next(progress, true), again, "{progress:?} {method} {has_no_body}, repeated");
+        }
+    }
+}

@@ -12,7 +12,7 @@ use aws_lc_rs::{
     hmac, rand,
 };
 use data_encoding::BASE64URL_NOPAD;
-use http::{HeaderMap, HeaderValue, header::COOKIE};
+use http::HeaderValue;
 
 use crate::{
     routing::{Backend, Choice, Frontend},
@@ -45,13 +45,14 @@ impl Sticky {
     }
 
     /// The backend that a request's cookie names, dead or alive: the first cookie counts that names one of the frontend's.
-    pub fn wanted(&self, frontend: &Frontend, headers: &HeaderMap) -> Option<Choice> {
+    /// `cookies` are the lines of `Cookie`.
+    pub fn wanted<'a>(&self, frontend: &Frontend, cookies: impl Iterator<Item = &'a [u8]>) -> Option<Choice> {
         let named = |value: &[u8]| {
             let is_named =
                 |backend: &Backend| verify_slices_are_equal(self.tag(frontend, backend).as_bytes(), value).is_ok();
             frontend.slots().iter().find(|slot| is_named(&slot.backend))
         };
-        let slot = values(headers).take(MOST_COOKIES).find_map(named)?;
+        let slot = values(cookies).take(MOST_COOKIES).find_map(named)?;
         Some(Choice { index: slot.index, backend: slot.backend.clone() })
     }
 
@@ -89,9 +90,8 @@ impl Sticky {
 }
 
 /// The values of all cookies of our name that are as long as ours.
-fn values(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
-    let lines = headers.get_all(COOKIE).into_iter();
-    let pairs = lines.flat_map(|line| line.as_bytes().split(|&byte| byte == b';'));
+fn values<'a>(lines: impl Iterator<Item = &'a [u8]>) -> impl Iterator<Item = &'a [u8]> {
+    let pairs = lines.flat_map(|line| line.split(|&byte| byte == b';'));
     pairs.filter_map(|pair| {
         let value = pair.trim_ascii().strip_prefix(NAME.as_bytes())?.strip_prefix(b"=")?;
         (value.len() == TAG_LENGTH).then_some(value)
@@ -135,11 +135,7 @@ mod tests {
     }
 
     fn wanted(sticky: &Sticky, frontend: &Frontend, lines: &[&str]) -> Option<usize> {
-        let mut headers = HeaderMap::new();
-        for line in lines {
-            headers.append(COOKIE, HeaderValue::from_bytes(line.as_bytes()).unwrap());
-        }
-        sticky.wanted(frontend, &headers).map(|choice| choice.index)
+        sticky.wanted(frontend, lines.iter().map(|line| line.as_bytes())).map(|choice| choice.index)
     }
 
     const URLS: [&str; 2] = ["http://10.0.0.1:8080", "http://10.0.0.2:8080"];
@@ -212,11 +208,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_line_of_cookies_is_an_error(line in proptest::collection::vec(any::<u8>(), 0..80)) {
-            let mut headers = HeaderMap::new();
-            if let Ok(line) = HeaderValue::from_bytes(&line) {
-                headers.append(COOKIE, line);
-            }
-            prop_assert!(sticky("one").wanted(&frontend("host", &URLS), &headers).is_none());
+            prop_assert!(sticky("one").wanted(&frontend("host", &URLS), [&line[..]].into_iter()).is_none());
         }
     }
 }

@@ -6,13 +6,14 @@ use std::{
     rc::Rc,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Instant,
 };
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::{client_timeouts::Deadlines, headers};
+use super::client_timeouts::Deadlines;
 
 /// A request's body on its way to a backend. By default there is none.
 #[derive(Default)]
@@ -26,6 +27,8 @@ struct Upload {
     handed: Option<Vec<Bytes>>,
     /// What is to be handed over once more, last piece first.
     again: Vec<Bytes>,
+    /// When the client's last piece was taken on.
+    moved_at: Option<Instant>,
 }
 
 impl RequestBody {
@@ -34,13 +37,23 @@ impl RequestBody {
         if incoming.is_end_stream() && deadlines.is_none() {
             return Self::default();
         }
-        let upload = Upload { incoming, deadlines, handed: Some(Vec::new()), again: Vec::new() };
+        let upload = Upload { incoming, deadlines, handed: Some(Vec::new()), again: Vec::new(), moved_at: None };
         Self(Some(Rc::new(RefCell::new(upload))))
     }
 
     /// The same body, for when whoever has this one loses it. They must not both be read.
     pub fn share(&self) -> Self {
         Self(self.0.clone())
+    }
+
+    /// Whether there is surely no byte of it.
+    pub fn is_empty(&self) -> bool {
+        self.is_end_stream()
+    }
+
+    /// When the client's last piece was taken on, for a backend that had room for it.
+    pub fn moved_at(&self) -> Option<Instant> {
+        self.0.as_ref()?.borrow().moved_at
     }
 
     /// Begins again at the body's first byte; `false` if too much of it is gone.
@@ -55,15 +68,13 @@ impl RequestBody {
 
 impl Upload {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let mut frame = match self.again.pop() {
+        let frame = match self.again.pop() {
             Some(data) => Some(Ok(Frame::data(data))),
             None => ready!(Pin::new(&mut self.incoming).poll_frame(cx)),
         };
-        match &mut frame {
+        match &frame {
             Some(Ok(frame)) => {
-                if let Some(trailers) = frame.trailers_mut() {
-                    headers::prepare_trailers(trailers);
-                }
+                self.moved_at = Some(Instant::now());
                 self.remember(frame);
             }
             Some(Err(_)) => self.handed = None,

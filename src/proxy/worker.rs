@@ -2,7 +2,7 @@
 
 use std::{rc::Rc, sync::Arc};
 
-use hyper::{client, server};
+use hyper::server;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::task::TaskTracker;
 
@@ -16,6 +16,7 @@ use crate::{
     clock::Clock,
     dial::{BackendTls, Dialer, Names},
     drain::Drain,
+    message::Limits,
     routing::{DeadMark, Routes},
     telemetry::{AccessLog, Activities, Activity, ErrorLog, Metrics, StoreHealth},
 };
@@ -80,15 +81,15 @@ impl Worker {
             idle: metrics.pool.idle.clone(),
         };
         let pool = Pool::new(traffic.clone());
-        let (mut server, mut client) = (server::conn::http1::Builder::new(), client::conn::http1::Builder::new());
+        let mut server = server::conn::http1::Builder::new();
         let Config { max_header_size, max_headers, .. } = shared.config;
         // The library gives up on a head that fills its buffer, whatever its limit for heads is.
         let buffer = max_header_size + BUFFER_RESERVE;
         server.title_case_headers(true).header_read_timeout(None);
         server.max_header_size(max_header_size).max_headers(max_headers).max_buf_size(buffer);
-        client.title_case_headers(true).max_headers(max_headers).max_buf_size(buffer);
+        let limits = Limits { bytes: max_header_size, lines: max_headers };
         let dialer = Dialer::new(shared.config.longest_dial(), shared.backend_tls.clone(), shared.names.clone());
-        let upstream = Upstream::new(dialer, client, Rc::clone(&pool), traffic);
+        let upstream = Upstream::new(dialer, limits, Rc::clone(&pool), traffic);
         let activity = shared.activities.join();
         Self { shared, http1: server, upstream, pool, activity, tasks: TaskTracker::new(), drain }
     }

@@ -274,6 +274,41 @@ fn an_upload_may_be_answered_before_its_end() {
 }
 
 #[test]
+fn a_head_reaches_the_client_although_its_body_breaks_off_at_once() {
+    let stack = Stack::start(&["--workers=1"]);
+    let backend = Backend::start(|exchange| {
+        exchange.read_body();
+        exchange.send("HTTP/1.1 201 Created\r\nContent-Length: 100\r\n\r\n");
+        false
+    });
+    stack.list(HOST, &[&backend.url()]);
+    for number in 1..=40 {
+        let mut client = stack.planb.connect();
+        client.send(format!("POST / HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 4\r\n\r\nbody"));
+        assert_eq!(client.head().unwrap().status, 201, "client {number}");
+        assert!(client.rest_or_reset().unwrap().is_empty());
+    }
+    assert_eq!(backend.requests().len(), 40);
+}
+
+#[test]
+fn an_upload_that_makes_progress_may_take_its_time() {
+    let (stack, backend) = (Stack::start(&["--request-timeout=1"]), Backend::echo());
+    stack.list(HOST, &[&backend.url()]);
+    let mut client = stack.planb.connect();
+    client.send(format!("POST / HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 500\r\n\r\n"));
+    let began = std::time::Instant::now();
+    for number in 0..500 {
+        client.send("x");
+        // The line is so slow.
+        wait_until("the next byte is due", || began.elapsed().as_millis() >= number * 5);
+    }
+    assert!(began.elapsed().as_secs() >= 2);
+    let response = client.response();
+    assert_eq!((response.status, response.body.ends_with(&[b'x'; 500])), (200, true));
+}
+
+#[test]
 fn pipelined_requests_keep_their_bodies_and_their_order() {
     let (stack, backend) = (Stack::start(&[]), Backend::echo());
     stack.route(HOST, &[&backend]);

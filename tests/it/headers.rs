@@ -22,9 +22,10 @@ impl Stack {
     }
 }
 
-/// All values of a header, spelt exactly so.
+/// All values of a header, in whatever spelling of its name.
 fn values<'a>(head: &'a str, name: &str) -> Vec<&'a str> {
-    head.split("\r\n").filter_map(|line| line.strip_prefix(name)?.strip_prefix(": ")).collect()
+    let lines = head.split("\r\n").filter_map(|line| line.split_once(": "));
+    lines.filter(|(own, _)| own.eq_ignore_ascii_case(name)).map(|(_, value)| value).collect()
 }
 
 /// A head with these further lines.
@@ -114,12 +115,10 @@ fn what_hipache_tells_of_a_client_is_told_where_nobody_has() {
         ("X-Real-IP", "127.0.0.1"),
     ];
     for (name, value) in told {
-        // The library writes each word of a name with a capital.
-        let written = if name == "X-Real-IP" { "X-Real-Ip" } else { name };
         for empty in ["A: b".to_owned(), format!("{name}:"), format!("{name}:  ")] {
-            assert_eq!(values(&stack.head_of(&with(&empty)), written), [value], "after {empty:?}");
+            assert_eq!(values(&stack.head_of(&with(&empty)), name), [value], "after {empty:?}");
         }
-        assert_eq!(values(&stack.head_of(&with(&format!("{name}: said"))), written), ["said"]);
+        assert_eq!(values(&stack.head_of(&with(&format!("{name}: said"))), name), ["said"]);
     }
 }
 

@@ -337,6 +337,6 @@ fn remote_procedure_calls_stream_both_ways() {
         );
     }
     for head in backend.requests() {
-        assert!(head.contains("\r\nTe: trailers") && head.contains("\r\nTransfer-Encoding: chunked"), "{head}");
+        assert!(head.contains("\r\nTE: trailers") && head.contains("\r\nTransfer-Encoding: chunked"), "{head}");
     }
 }

@@ -107,7 +107,7 @@ fn the_backend_is_asked_in_the_way_of_http_1() {
         "Host: http2.test",
         "Connection: Upgrade",
         "Upgrade: websocket",
-        "Sec-Websocket-Version: 13",
+        "Sec-WebSocket-Version: 13",
         "Origin: https://http2.test",
         "Cookie: a=1; b=2",
         "X-Forwarded-For: 127.0.0.1",
@@ -120,7 +120,7 @@ fn the_backend_is_asked_in_the_way_of_http_1() {
         assert!(!head.to_lowercase().contains(&format!("\r\n{absent}")), "{head}");
     }
     let key = |head: &String| {
-        let line = head.split("\r\n").find_map(|line| line.strip_prefix("Sec-Websocket-Key: "));
+        let line = head.split("\r\n").find_map(|line| line.strip_prefix("Sec-WebSocket-Key: "));
         line.unwrap_or_else(|| panic!("no key in {head}")).to_owned()
     };
     // Sixteen bytes in base64.

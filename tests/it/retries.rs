@@ -156,8 +156,40 @@ fn an_end_before_the_head_ends_the_request() {
         false
     });
     let row = Row::with(&failing.url());
-    row.assert_ends_with(&row.get(), "error in backend request");
+    row.assert_ends_with(&row.post(), "error in backend request");
     assert_eq!(failing.requests().len(), 1);
+}
+
+#[test]
+fn a_get_that_a_fresh_connection_has_lost_goes_to_another_backend_once() {
+    let failing: Vec<Backend> = (0..3).map(|_| Backend::start(|_| false)).collect();
+    let urls: Vec<String> = failing.iter().map(Backend::url).collect();
+    let seen = || failing.iter().map(|backend| backend.requests().len()).sum::<usize>();
+    let stack = Stack::start(&["--workers=1"]);
+    let ask = |host: &str, method: &str| {
+        let mut client = stack.planb.connect();
+        client.send(format!("{method} / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"));
+        client.head().unwrap().status
+    };
+    stack.list(HOST, &[&urls[0], &Backend::echo().url()]);
+    for method in ["GET", "HEAD", "OPTIONS", "TRACE"] {
+        let before = seen();
+        assert_eq!([ask(HOST, method), ask(HOST, method)], [200, 200], "{method}");
+        assert_eq!(seen(), before + 1, "{method}");
+    }
+    for method in ["POST", "PUT", "DELETE", "PATCH"] {
+        let mut statuses = [ask(HOST, method), ask(HOST, method)];
+        statuses.sort_unstable();
+        assert_eq!(statuses, [200, 503], "{method}");
+    }
+    // Neither twice, nor to the same.
+    stack.list("three.test", &[&urls[0], &urls[1], &urls[2]]);
+    let before = seen();
+    assert_eq!((ask("three.test", "GET"), seen()), (503, before + 2));
+    stack.list("one.test", &[&urls[0]]);
+    let before = seen();
+    assert_eq!((ask("one.test", "GET"), seen()), (503, before + 1));
+    assert_eq!(stack.planb.count("planb_router_backend_markdead_total"), 0);
 }
 
 #[test]

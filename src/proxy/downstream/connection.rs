@@ -6,7 +6,8 @@ use tokio::{net::TcpStream, sync::OwnedSemaphorePermit};
 
 use super::{handshake, http1, http2, passthrough};
 use crate::{
-    proxy::{client::Client, headers::Provenance, worker::Worker},
+    message::Provenance,
+    proxy::{client::Client, worker::Worker},
     telemetry::Counted,
     tls::Terminator,
 };

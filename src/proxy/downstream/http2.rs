@@ -1,8 +1,8 @@
 //! HTTP/2 with one client (RFC 9113), until its connection closes or runs out of time.
 
-use std::{convert::Infallible, pin::pin, rc::Rc};
+use std::{convert::Infallible, net::IpAddr, pin::pin, rc::Rc};
 
-use http::Method;
+use http::{Method, Response, StatusCode};
 use hyper::{
     Request,
     body::{Body, Incoming},
@@ -14,15 +14,18 @@ use hyper_util::rt::TokioIo;
 use super::{
     frames::Watched,
     lifetime::{Ending, FRESH_GRACE, fresh_grace, see_through},
+    malformed,
     streams::Streams,
-    upgrade,
+    translate, upgrade,
 };
 use crate::{
+    message::Opening,
     proxy::{
         client::Client,
         client_timeouts::Deadlines,
         forward::{self, Answer, Turn},
         response_body::ResponseBody,
+        upload::RequestBody,
         worker::Worker,
     },
     transport::Transport,
@@ -34,7 +37,7 @@ pub async fn serve(worker: Rc<Worker>, transport: Transport, client: Rc<Client>)
     let limits = shared.config.client_timeouts;
     let streams = Streams::new(&worker);
 
-    let handler = service_fn(|request: Request<Incoming>| {
+    let handler = service_fn(|mut request: Request<Incoming>| {
         let deadlines = Deadlines::begin(limits, shared.clock);
         if let Some(deadlines) = &deadlines {
             deadlines.head_ended(!request.body().is_end_stream());
@@ -42,24 +45,27 @@ pub async fn serve(worker: Rc<Worker>, transport: Transport, client: Rc<Client>)
         streams.expect(deadlines.clone());
         // The head counts until there is an answer.
         let held = streams.hold(request.headers());
+        let from_client = hyper::upgrade::on(&mut request);
+        let (parts, body) = request.into_parts();
         let turn = Turn { deadlines: deadlines.clone(), is_overfull: held.is_none() };
-        let is_head = request.method() == Method::HEAD;
-        let answer = forward::answer(Rc::clone(&worker), Rc::clone(&client), turn, request);
         let (worker, client, streams) = (Rc::clone(&worker), Rc::clone(&client), streams.clone());
         async move {
-            let mut response = match answer.await {
-                Answer::Response(response) => response,
+            let Ok(head) = translate::request_head(&parts) else {
+                return Ok(refuse(&worker, client.address));
+            };
+            let opening = Opening::of(&head);
+            let body =
+                if opening.is_some() { RequestBody::default() } else { RequestBody::new(body, deadlines.clone()) };
+            let response = match forward::answer(&worker, &client, turn, head, opening, body).await {
+                Answer::Response(reply) => translate::response(reply, parts.method == Method::HEAD, true),
                 Answer::Opened(opened) => {
                     if let Some(deadlines) = &deadlines {
                         deadlines.became_busy();
                     }
-                    upgrade::open(&worker, client, *opened, Some(streams.open_tunnel()))
+                    upgrade::open(&worker, client, from_client, *opened, Some(streams.open_tunnel()))
                 }
             };
             drop(held);
-            if is_head {
-                ResponseBody::leave_out(&mut response);
-            }
             Ok::<_, Infallible>(response)
         }
     });
@@ -91,6 +97,14 @@ pub async fn serve(worker: Rc<Worker>, transport: Transport, client: Rc<Client>)
     let deadlines = streams.deadlines();
     let ending = Ending { draining, abandoned, deadlines };
     see_through(&worker, client.address, connection.as_mut(), http2::Connection::graceful_shutdown, ending).await;
+}
+
+/// The answer to what cannot be said in HTTP/1.1.
+fn refuse(worker: &Worker, client: IpAddr) -> Response<ResponseBody> {
+    malformed::record(&worker.shared, client, &malformed::Opening::default(), 400);
+    let mut response = Response::new(ResponseBody::none());
+    *response.status_mut() = StatusCode::BAD_REQUEST;
+    response
 }
 
 /// Bytes of bodies that a client may send ahead, on one stream and on all; so that eight uploads which no backend reads leave

@@ -2,8 +2,6 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use http::StatusCode;
-
 use crate::{proxy::worker::Shared, telemetry::Entry};
 
 /// The beginning of a request's first line, as the client sent it.
@@ -54,16 +52,16 @@ impl Opening {
 }
 
 /// Records a request that the library has answered with this status.
-pub fn record(shared: &Shared, client: IpAddr, opening: &Opening, status: StatusCode) {
+pub fn record(shared: &Shared, client: IpAddr, opening: &Opening, status: u16) {
     shared.metrics.malformed_requests.inc();
-    shared.metrics.count_response(status.as_u16());
+    shared.metrics.count_response(status);
     let [method, path, protocol] = opening.words();
     shared.access_log.write(&Entry {
         client,
         method,
         path,
         protocol,
-        status: status.as_u16(),
+        status,
         body_bytes: 0,
         referer: b"",
         user_agent: b"",

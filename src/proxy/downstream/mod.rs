@@ -13,6 +13,7 @@ mod passthrough;
 mod scanner;
 mod streams;
 mod supervised;
+mod translate;
 mod upgrade;
 
 pub use connection::Protocol;

@@ -10,7 +10,6 @@ use std::{
     time::Instant,
 };
 
-use http::StatusCode;
 use rustls::AlertDescription;
 use socket2::SockRef;
 use tokio::{
@@ -27,7 +26,7 @@ use crate::{
     proxy::{
         error::ProxyError,
         exchange::Exchange,
-        retry::Attempts,
+        retry::{Attempts, Next},
         tunnel::{self, End, Side},
         worker::{Shared, Worker},
     },
@@ -60,7 +59,7 @@ pub async fn serve(worker: Rc<Worker>, mut stream: TcpStream, address: IpAddr, _
     let mut exchange = Exchange::begin_passthrough(&worker, address, name, arrived);
     match connect(&worker, hello, &mut exchange).await {
         Ok(backend) => {
-            exchange.answered(StatusCode::OK);
+            exchange.answered(200);
             exchange.became_tunnel();
             let end = join(stream, backend, received, &mut exchange).await;
             if let Some(error) = &end.error {
@@ -116,7 +115,7 @@ async fn connect(
         exchange.attempted(began.elapsed());
         match reached {
             Ok(stream) => return Ok(stream),
-            Err(error) => attempts.failed(choice, error, exchange),
+            Err(error) => attempts.failed(choice, error.into(), Next::Another, exchange),
         }
     }
     Err(attempts.end(exchange).1)

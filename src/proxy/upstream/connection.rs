@@ -1,0 +1,114 @@
+//! A connection to a backend: its socket, and what has arrived on it.
+
+use std::{
+    collections::VecDeque,
+    io::{self, IoSlice},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Waker, ready},
+};
+
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_util::io::poll_read_buf;
+
+use crate::{routing::Backend, transport::Transport};
+
+/// A connection to a backend, over which one request at a time can be sent.
+pub struct Connection {
+    transport: Transport,
+    input: BytesMut,
+    backend: Arc<Backend>,
+    sent: u64,
+    received: u64,
+}
+
+impl Connection {
+    /// A connection that nothing went over yet.
+    pub fn new(transport: Transport, backend: Arc<Backend>) -> Self {
+        Self { transport, input: BytesMut::new(), backend, sent: 0, received: 0 }
+    }
+
+    /// Whom it leads to.
+    pub fn backend(&self) -> &Arc<Backend> {
+        &self.backend
+    }
+
+    /// Bytes that the socket has taken so far. What it has taken may have reached the backend.
+    pub fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// Bytes that have come from the backend so far.
+    pub fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// What has arrived and was not taken yet.
+    pub fn input(&mut self) -> &mut BytesMut {
+        &mut self.input
+    }
+
+    /// Reads more into the input, about `room` bytes at most; returns how many, 0 at the end.
+    pub fn poll_fill(&mut self, room: usize, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.input.capacity() - self.input.len() < LEAST_ROOM.min(room) {
+            self.input.reserve(room);
+        }
+        let read = ready!(poll_read_buf(Pin::new(&mut self.transport), cx, &mut self.input))?;
+        self.received += read as u64;
+        Poll::Ready(Ok(read))
+    }
+
+    /// Writes of these pieces what the socket takes at once, and removes it from them.
+    pub fn poll_write(&mut self, pieces: &mut VecDeque<Bytes>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut slices = [IoSlice::new(&[]); MOST_SLICES];
+        let count = pieces.len().min(MOST_SLICES);
+        for (slice, piece) in slices.iter_mut().zip(&*pieces) {
+            *slice = IoSlice::new(piece);
+        }
+        let mut written = ready!(Pin::new(&mut self.transport).poll_write_vectored(cx, &slices[..count]))?;
+        if written == 0 {
+            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+        }
+        self.sent += written as u64;
+        while let Some(first) = pieces.front_mut() {
+            if first.len() > written {
+                first.advance(written);
+                break;
+            }
+            written -= first.len();
+            pieces.pop_front();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Sees to it that nothing that was written is held back.
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.transport).poll_flush(cx)
+    }
+
+    /// Whether an idle connection can be used, as far as can be told: nothing has arrived on it, its end least of all. The
+    /// system is asked only if it has announced something since the last read.
+    pub fn is_usable(&mut self) -> bool {
+        let mut byte = [0];
+        let mut read = ReadBuf::new(&mut byte);
+        let mut cx = Context::from_waker(Waker::noop());
+        self.input.is_empty() && Pin::new(&mut self.transport).poll_read(&mut cx, &mut read).is_pending()
+    }
+
+    /// Gives the memory back that an idle connection has no use for.
+    pub fn rest(&mut self) {
+        self.input = BytesMut::new();
+    }
+
+    /// The socket, and what has arrived on it that was not taken yet.
+    pub fn into_parts(self) -> (Transport, Bytes) {
+        (self.transport, self.input.freeze())
+    }
+}
+
+/// With less room than this, a read is not worth its system call.
+const LEAST_ROOM: usize = 4 * 1024;
+
+/// Pieces that are written at once.
+const MOST_SLICES: usize = 16;

@@ -1,0 +1,135 @@
+//! A request on its way over a connection.
+
+use std::{
+    collections::VecDeque,
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use http_body::Body;
+
+use super::connection::Connection;
+use crate::{
+    message::{
+        Framing, ResponseHeadBuilder, Trailers, Version, chunk_header,
+        chunked::{DATA_END, END},
+        headers::write_request_trailers,
+    },
+    proxy::upload::RequestBody,
+};
+
+/// What is still to be sent of a request. The body is asked for no more than the socket can be expected to take soon.
+pub struct Sending {
+    pieces: VecDeque<Bytes>,
+    waiting: usize,
+    /// `None` once all of it is among the pieces.
+    body: Option<RequestBody>,
+    framing: Framing,
+    /// What is to come of a body of known length.
+    left: u64,
+}
+
+/// Why a request cannot be sent on.
+#[derive(Debug)]
+pub enum SendError {
+    /// The client's body broke off.
+    Client,
+    /// The backend takes no more.
+    Socket(io::Error),
+}
+
+impl Sending {
+    /// A request of which nothing was sent.
+    pub fn new(head: Bytes, body: RequestBody, framing: Framing) -> Self {
+        let left = match framing {
+            Framing::Length(length) => length,
+            Framing::None | Framing::Chunked | Framing::UntilClose => 0,
+        };
+        let has_body = !framing.is_empty();
+        Self { waiting: head.len(), pieces: [head].into(), body: has_body.then_some(body), framing, left }
+    }
+
+    /// Sends what can be sent; ready when that is all.
+    pub fn poll(&mut self, connection: &mut Connection, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+        loop {
+            let is_waiting_for_client = self.fill(cx)?;
+            if self.pieces.is_empty() {
+                ready!(connection.poll_flush(cx)).map_err(SendError::Socket)?;
+                return if is_waiting_for_client { Poll::Pending } else { Poll::Ready(Ok(())) };
+            }
+            let before = connection.sent();
+            ready!(connection.poll_write(&mut self.pieces, cx)).map_err(SendError::Socket)?;
+            let written = usize::try_from(connection.sent() - before).unwrap_or(usize::MAX);
+            self.waiting = self.waiting.saturating_sub(written);
+        }
+    }
+
+    /// Takes of the body what there is, up to a limit; returns whether more is to come and not there yet.
+    fn fill(&mut self, cx: &mut Context<'_>) -> Result<bool, SendError> {
+        while self.waiting < MOST_WAITING {
+            let Some(body) = &mut self.body else { return Ok(false) };
+            match Pin::new(body).poll_frame(cx) {
+                Poll::Pending => return Ok(true),
+                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                    Ok(data) => self.put_data(data)?,
+                    Err(frame) => {
+                        if let Ok(trailers) = frame.into_trailers() {
+                            self.put_end(&trailers)?;
+                        }
+                    }
+                },
+                Poll::Ready(Some(Err(_))) => return Err(SendError::Client),
+                Poll::Ready(None) => self.put_end(&HeaderMap::new())?,
+            }
+        }
+        Ok(false)
+    }
+
+    fn put_data(&mut self, data: Bytes) -> Result<(), SendError> {
+        if data.is_empty() {
+            return Ok(());
+        }
+        if let Framing::Chunked = self.framing {
+            self.put(Bytes::copy_from_slice(chunk_header(data.len()).as_ref()));
+            self.put(data);
+            self.put(Bytes::from_static(DATA_END));
+            return Ok(());
+        }
+        self.left = self.left.checked_sub(data.len() as u64).ok_or(SendError::Client)?;
+        self.put(data);
+        Ok(())
+    }
+
+    fn put_end(&mut self, trailers: &HeaderMap) -> Result<(), SendError> {
+        self.body = None;
+        if let Framing::Chunked = self.framing {
+            self.put(if trailers.is_empty() { Bytes::from_static(END) } else { last_chunk(trailers) });
+        }
+        // A body that is shorter than was said must not look like a whole one.
+        if self.left == 0 { Ok(()) } else { Err(SendError::Client) }
+    }
+
+    fn put(&mut self, piece: Bytes) {
+        self.waiting += piece.len();
+        self.pieces.push_back(piece);
+    }
+}
+
+/// The end of a chunked body with these trailers, those that may not pass left out.
+fn last_chunk(trailers: &HeaderMap) -> Bytes {
+    let mut head = ResponseHeadBuilder::new(Version::Http11, 200);
+    for (name, value) in trailers {
+        head.push_capitalised(name.as_str(), value.as_bytes());
+    }
+    let mut text = BytesMut::from(&b"0\r\n"[..]);
+    // What cannot be said in HTTP/1.1 is left out.
+    let trailers = head.build().map(|head| Trailers::from((*head).clone())).unwrap_or_default();
+    write_request_trailers(&mut text, &trailers);
+    text.freeze()
+}
+
+/// Bytes that may wait to be written. So much of a body is remembered, too, to be sent once more.
+const MOST_WAITING: usize = 64 * 1024;
