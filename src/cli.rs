@@ -38,7 +38,8 @@ use flags::{ClientAuth, EngineName, Flags, Policy};
                         an empty value is the default. Every flag can also be set in the environment, as \
                         PLANB_ and its name in capitals: PLANB_READ_REDIS_HOST; an empty variable is an unset one. The environment variable RUST_LOG sets what \
                         is logged to standard error (default: error,planb=info, which is errors alone of the libraries).\n\nSignals: INT and TERM drain (requests and WebSockets \
-                        in flight have 60 seconds to finish; a second signal exits at once), HUP reopens the access log and reads certificate files and error pages again."
+                        in flight have 60 seconds to finish; a second signal exits at once), HUP reopens the access log and reads certificate files and error pages again, \
+                        USR1 reopens the access log and writes to standard output what the process is doing."
 )]
 pub struct Cli {
     /// Print the version
@@ -51,9 +52,9 @@ pub struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
 
-    /// What stands behind the flags and means nothing.
+    /// How many words stand behind the flags and mean nothing.
     #[arg(skip)]
-    stray: Vec<String>,
+    stray: usize,
 }
 
 /// What to do instead of proxying.
@@ -97,11 +98,11 @@ impl Cli {
         Ok(cli)
     }
 
-    /// Logs that there are words on the command line which mean nothing, since that may be a mistake. Flags among them may be
-    /// secret.
+    /// Logs that there are words on the command line which mean nothing, since that may be a mistake. None is quoted: they may be
+    /// the rest of a password with a space in it.
     pub fn warn_of_stray_words(&self) {
-        if let Some((first, rest)) = self.stray.split_first() {
-            warn!("{first:?} is no flag, and {} words behind it are ignored, flags included", rest.len());
+        if self.stray > 0 {
+            warn!(words = self.stray, "the end of the command line is ignored: it begins with a word that is no flag");
         }
     }
 

@@ -16,8 +16,8 @@ pub(super) struct Arguments {
     pub(super) words: Vec<OsString>,
     /// Flags whose last value is empty, and which have their default for that, whatever the environment says.
     pub(super) emptied: HashSet<String>,
-    /// What stands behind the flags and means nothing.
-    pub(super) stray: Vec<String>,
+    /// How many words stand behind the flags and mean nothing. Some may be secret, so none is kept.
+    pub(super) stray: usize,
 }
 
 impl Arguments {
@@ -30,7 +30,7 @@ impl Arguments {
             match Flag::parse(command, &word) {
                 Ok(flag) => read.take(flag, &mut words),
                 Err(NotAFlag::End) => {
-                    read.stray = words.map(|word| word.to_string_lossy().into_owned()).collect();
+                    read.stray = words.count();
                     break;
                 }
                 Err(NotAFlag::Word) => {
@@ -38,7 +38,7 @@ impl Arguments {
                     read.take_command(command, rest);
                     break;
                 }
-                Err(NotAFlag::Unknown) => read.words.push(word),
+                Err(NotAFlag::Unknown) => read.words.push(in_long_form(word)),
             }
         }
         read
@@ -47,9 +47,11 @@ impl Arguments {
     fn take(&mut self, flag: Flag<'_>, words: &mut Peekable<impl Iterator<Item = OsString>>) {
         let Flag { arg, value } = flag;
         let name = arg.get_long().unwrap_or_default();
+        if takes_nothing(arg) {
+            return self.order(name, value);
+        }
         let value = match value {
             Some(value) => Some(value.into()),
-            None if takes_nothing(arg) => None,
             // Go takes no word for a boolean's value. Whoever writes one means it.
             None if is_boolean(arg) => words.next_if(is_boolean_word).or_else(|| Some("true".into())),
             None => words.next(),
@@ -58,6 +60,17 @@ impl Arguments {
             Some(Ok(value)) => self.set(name, &value),
             Some(Err(unreadable)) => self.words.extend([format!("--{name}").into(), unreadable]),
             None => self.words.push(format!("--{name}").into()),
+        }
+    }
+
+    /// Takes an order to print something, which is a boolean to Go.
+    fn order(&mut self, name: &str, value: Option<String>) {
+        let order = format!("--{name}");
+        self.words.retain(|word| *word != *order);
+        match value.as_deref().map(boolean) {
+            None | Some(Ok(true)) => self.words.push(order.into()),
+            Some(Ok(false)) => {}
+            Some(Err(_)) => self.words.push(format!("{order}={}", value.unwrap_or_default()).into()),
         }
     }
 
@@ -82,10 +95,7 @@ impl Arguments {
                 self.words.push(first);
                 self.words.extend(words);
             }
-            _ => {
-                let all = std::iter::once(first).chain(words);
-                self.stray = all.map(|word| word.to_string_lossy().into_owned()).collect();
-            }
+            _ => self.stray = 1 + words.count(),
         }
     }
 }
@@ -109,6 +119,9 @@ enum NotAFlag {
 
 impl<'a> Flag<'a> {
     fn parse(command: &'a Command, word: &OsString) -> Result<Self, NotAFlag> {
+        if !word.as_encoded_bytes().starts_with(b"-") {
+            return Err(NotAFlag::Word);
+        }
         let text = word.to_str().ok_or(NotAFlag::Unknown)?;
         let rest = match text.strip_prefix('-') {
             None | Some("") => return Err(NotAFlag::Word),
@@ -126,6 +139,19 @@ impl<'a> Flag<'a> {
         };
         let arg = command.get_arguments().find(is_named).ok_or(NotAFlag::Unknown)?;
         Ok(Self { arg, value })
+    }
+}
+
+/// A word that looks like a flag, such that the parser does not take it for several letters, or for a letter and its value, but
+/// names the whole of it when it refuses it.
+fn in_long_form(word: OsString) -> OsString {
+    match word.to_str().map(str::as_bytes) {
+        Some([b'-', first, _, ..]) if *first != b'-' && *first != b'=' => {
+            let mut long = OsString::from("-");
+            long.push(word);
+            long
+        }
+        _ => word,
     }
 }
 
@@ -208,9 +234,9 @@ mod tests {
     #[test]
     fn flags_end_at_the_first_other_word() {
         let read = read(&["-check", "oops", "-l", ":80"]);
-        assert_eq!((read.words.len(), read.stray), (2, vec!["oops".to_owned(), "-l".to_owned(), ":80".to_owned()]));
-        assert_eq!(super::tests::read(&["--", "-l"]).stray, ["-l"]);
-        assert_eq!(super::tests::read(&["-", "x"]).stray, ["-", "x"]);
+        assert_eq!((read.words.len(), read.stray), (2, 3));
+        assert_eq!(super::tests::read(&["--", "-l"]).stray, 1);
+        assert_eq!(super::tests::read(&["-", "x"]).stray, 2);
     }
 
     #[test]
@@ -223,9 +249,33 @@ mod tests {
     }
 
     #[test]
+    fn a_word_that_is_no_text_is_a_word() {
+        use std::os::unix::ffi::OsStrExt;
+
+        let unreadable = std::ffi::OsStr::from_bytes(b"\xFF\xFE").to_owned();
+        let command = Command::new("planb");
+        let read = Arguments::read(&command, ["planb".into(), unreadable, "x".into()]);
+        assert_eq!((read.words.len(), read.stray), (1, 2));
+    }
+
+    #[test]
+    fn an_order_to_print_something_is_a_boolean_too() {
+        for order in ["-h", "--help", "-h=1", "--help=true"] {
+            assert_eq!(words(&[order]), ["--help"], "{order}");
+        }
+        for countermand in ["-h=0", "--help=false", "-help=F"] {
+            assert_eq!(words(&["-h", countermand, "-l=:80"]), ["--listen=:80"], "{countermand}");
+        }
+        assert_eq!(words(&["--help=maybe"]), ["--help=maybe"], "the parser refuses it");
+    }
+
+    #[test]
     fn what_is_no_flag_of_ours_is_left_to_the_parser() {
         for word in ["--nonsense", "-x", "---listen", "-=1", "--nonsense=1"] {
             assert_eq!(words(&[word, "-l=:80"]), [word, "--listen=:80"]);
+        }
+        for word in ["-nonsense", "-listn=:80", "-l:80"] {
+            assert_eq!(words(&[word]), [format!("-{word}")], "it is no letter with something behind it");
         }
         assert_eq!(words(&["--listen"]), ["--listen"], "its value is missing");
     }

@@ -80,7 +80,8 @@ pub(super) struct Flags {
     #[command(flatten)]
     pub(super) write_redis: WriteRedis,
 
-    /// Where access log lines go: a file's path, "syslog", "stdout" or "none"
+    /// Where access log lines go: a file's path, "syslog", "stdout" or "none"; an empty value means
+    /// none as well
     #[arg(long, env = "PLANB_ACCESS_LOG", default_value = "./access.log", value_name = "TARGET")]
     pub(super) access_log: LogTarget,
 
