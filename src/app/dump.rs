@@ -34,15 +34,13 @@ impl Dump {
         let mut line = |what: &str, says: String| writeln!(text, "{what}: {says}").expect("a string takes everything");
         let version = env!("CARGO_PKG_VERSION");
         line("planb", format!("version {version}, process {}, up {:?}", process::id(), whole(self.began.elapsed())));
-        let age = health.age(clock.now());
-        line(
-            "table",
-            format!(
-                "{} frontends, {} kept without Redis, agreed with it {age:.1?} ago",
-                routes.load().len(),
-                metrics.held.get(),
-            ),
-        );
+        let (frontends, held) = (routes.load().len(), metrics.held.get());
+        let freshness = if health.is_loaded() {
+            format!("agreed with it {:.1?} ago", health.age(clock.now()))
+        } else {
+            "not loaded yet".to_owned()
+        };
+        line("table", format!("{frontends} frontends, {held} kept without Redis, {freshness}"));
         line("read Redis", health.problem().map_or_else(|| "usable".to_owned(), |problem| problem.to_string()));
         line("write Redis", format!("{} dead marks not recorded yet", metrics.marks_pending.get()));
         let connections = [metrics.connections_open.get(), metrics.tunnels_open.get()];

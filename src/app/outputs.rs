@@ -32,7 +32,7 @@ impl Outputs {
         let (standard, standard_guard) = match target {
             // With two writers, lines would be torn.
             LogTarget::Stdout => (access_log.clone(), None),
-            _ => Lines::open(&LogTarget::Stdout, &metrics.error_lines)?,
+            _ => Lines::open(&LogTarget::Stdout, &metrics.dump_lines)?,
         };
         Ok(Self { access_log, standard, _guards: [guard, standard_guard] })
     }

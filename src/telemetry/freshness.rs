@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -18,6 +18,8 @@ pub struct StoreHealth {
     agreed_at: AtomicU64,
     /// How old the table was at `agreed_at`, in milliseconds; 0 unless it came from a file.
     age_then: AtomicU64,
+    /// Whether the table has ever agreed with Redis, in this process or an earlier one.
+    is_loaded: AtomicBool,
 }
 
 impl StoreHealth {
@@ -27,18 +29,21 @@ impl StoreHealth {
             problem: ArcSwapOption::from_pointee("the routing table is not loaded yet".to_owned()),
             agreed_at: AtomicU64::new(now.as_millis()),
             age_then: AtomicU64::new(0),
+            is_loaded: AtomicBool::new(false),
         }
     }
 
     /// The table is one that agreed with Redis so long ago, in an earlier process.
     pub fn inherited(&self, age: Duration) {
         self.age_then.store(u64::try_from(age.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.is_loaded.store(true, Ordering::Relaxed);
     }
 
     /// The table agreed with a usable read Redis at `now`.
     pub fn agreed(&self, now: Moment) {
         self.agreed_at.store(now.as_millis(), Ordering::Relaxed);
         self.age_then.store(0, Ordering::Relaxed);
+        self.is_loaded.store(true, Ordering::Relaxed);
         self.problem.store(None);
     }
 
@@ -50,6 +55,11 @@ impl StoreHealth {
     /// Why the read Redis is not usable, if it is not.
     pub fn problem(&self) -> Option<Arc<String>> {
         self.problem.load_full()
+    }
+
+    /// Whether there is a table: until then, its age is that of the process.
+    pub fn is_loaded(&self) -> bool {
+        self.is_loaded.load(Ordering::Relaxed)
     }
 
     /// How long ago the table last agreed with Redis.

@@ -72,6 +72,8 @@ pub struct Metrics {
     pub access_lines: LogMetrics,
     /// Of standard error.
     pub error_lines: LogMetrics,
+    /// Of what is written to standard output when an operator asks for it.
+    pub dump_lines: LogMetrics,
     /// `planb_log_error_lines_suppressed_total`
     pub error_lines_suppressed: IntCounter,
 }
@@ -89,7 +91,7 @@ impl Metrics {
             Opts::new("planb_reverseproxy_backends_responses_total", "Responses by status code, PlanB's own included."),
             &["status_code"],
         )?)?;
-        let [access_lines, error_lines] = LogMetrics::of_both(&new)?;
+        let [access_lines, error_lines, dump_lines] = LogMetrics::of_each(&new)?;
         Ok(Self {
             connections_open: new
                 .gauge("planb_reverseproxy_connections_current_open", "Client connections open, tunnels excluded.")?,
@@ -171,6 +173,7 @@ impl Metrics {
             )?,
             access_lines,
             error_lines,
+            dump_lines,
             error_lines_suppressed: new.counter(
                 "planb_log_error_lines_suppressed_total",
                 "Lines left out of standard error because too many of their kind came within a second.",
@@ -204,7 +207,7 @@ impl Metrics {
 /// What concerns the lines of one log.
 #[derive(Clone)]
 pub struct LogMetrics {
-    /// `access` or `error`.
+    /// `access`, `error` or `dump`.
     pub name: &'static str,
     /// `planb_log_..._lines_dropped_total`: all that were lost.
     pub dropped: IntCounter,
@@ -212,7 +215,7 @@ pub struct LogMetrics {
 }
 
 impl LogMetrics {
-    fn of_both(new: &Register<'_>) -> prometheus::Result<[Self; 2]> {
+    fn of_each(new: &Register<'_>) -> prometheus::Result<[Self; 3]> {
         let lost = new.add(IntCounterVec::new(
             Opts::new("planb_log_lines_lost_total", "Log lines that were not written, by log and reason."),
             &["log", "reason"],
@@ -221,7 +224,9 @@ impl LogMetrics {
             new.counter("planb_log_access_lines_dropped_total", "Access log lines not written, for any reason.")?;
         let error =
             new.counter("planb_log_error_lines_dropped_total", "Lines not written to standard error, for any reason.")?;
-        Ok([Self { name: "access", dropped: access, lost: lost.clone() }, Self { name: "error", dropped: error, lost }])
+        let dump = new.counter("planb_log_dump_lines_dropped_total", "Lines of dumps not written, for any reason.")?;
+        let log = |name, dropped| Self { name, dropped, lost: lost.clone() };
+        Ok([log("access", access), log("error", error), log("dump", dump)])
     }
 
     /// The counter of the lines that were lost for a reason, which is of our own wording.

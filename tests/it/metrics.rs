@@ -29,6 +29,7 @@ fn every_metric_is_on_the_page() {
         "planb_dns_lookups_total",
         "planb_dns_names",
         "planb_log_access_lines_dropped_total",
+        "planb_log_dump_lines_dropped_total",
         "planb_log_error_lines_dropped_total",
         "planb_log_error_lines_suppressed_total",
         "planb_log_lines_lost_total",
@@ -281,7 +282,7 @@ fn no_label_takes_a_value_that_a_client_can_choose() {
             && ["ok", "none", "failed"].iter().any(|result| label.starts_with(&format!("result=\"{result}\"}} ")));
         let is_loss = name == "planb_log_lines_lost_total"
             && ["slow", "no_space", "no_reader", "error"].iter().any(|reason| {
-                ["access", "error"]
+                ["access", "error", "dump"]
                     .iter()
                     .any(|log| label.starts_with(&format!("log=\"{log}\",reason=\"{reason}\"}} ")))
             });

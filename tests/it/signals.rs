@@ -4,7 +4,7 @@ use std::fs;
 
 use tokio_tungstenite::tungstenite;
 
-use super::support::{Backend, Stack, wait_until};
+use super::support::{Backend, Planb, Stack, redis_pair, wait_until};
 
 #[test]
 fn usr1_tells_what_the_process_is_doing() {
@@ -64,6 +64,20 @@ fn usr1_does_not_tear_an_access_log_on_standard_output() {
 }
 
 #[test]
+fn a_dump_that_nobody_reads_is_no_loss_of_another_log() {
+    let (master, replica) = redis_pair();
+    let mut planb = Planb::builder(&replica, &master).arguments(&["--access-log=none"]).unread_stdout().start();
+    planb.close_stdout();
+    planb.signal("USR1");
+    planb.wait_for_log("dump log lines were dropped: Broken pipe");
+    assert!(planb.count("planb_log_dump_lines_dropped_total") > 0);
+    assert_eq!(planb.count("planb_log_error_lines_dropped_total"), 0);
+    planb.signal("USR2");
+    planb.wait_for_log("USR2");
+    assert_eq!(planb.log().iter().filter(|line| line.contains("lines were dropped")).count(), 1);
+}
+
+#[test]
 fn usr2_is_survived() {
     let mut stack = Stack::start(&[]);
     stack.planb.signal("USR2");
@@ -74,13 +88,13 @@ fn usr2_is_survived() {
 
 #[test]
 fn no_signal_is_deadly_before_redis_is_there() {
-    let mut planb =
-        super::support::Planb::with(&["--listen=127.0.0.1:0", "--read-redis-port=1", "--access-log=none"]).spawn();
+    let mut planb = Planb::with(&["--listen=127.0.0.1:0", "--read-redis-port=1", "--access-log=none"]).spawn();
     planb.wait_for_log("waiting for Redis");
     for name in ["USR1", "USR2", "HUP"] {
         planb.signal(name);
     }
     planb.wait_for_stdout("syncer: running");
+    planb.wait_for_stdout("table: 0 frontends, 0 kept without Redis, not loaded yet");
     planb.wait_for_log("USR2 asks for a profile");
     assert!(!planb.has_exited());
 }
