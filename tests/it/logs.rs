@@ -362,7 +362,8 @@ fn a_new_log_is_not_for_everybody_to_read() {
 #[test]
 fn a_malformed_request_has_a_line() {
     let logged = Logged::start(&["--request-id-header=X-Request-Id"]);
-    let cases: [(&[u8], &str); 9] = [
+    let long_target = [b"GET /long?", &b"a".repeat(65_600)[..], b" HTTP/1.1\r\nHost: a\r\n\r\n"].concat();
+    let cases: [(&[u8], &str); 10] = [
         (b"GET /nul?secret HTTP/1.1\r\nHost: a\0b\r\n\r\n", "GET /nul HTTP/1.1\" 400"),
         (b"GET /bare HTTP/1.1\nHost: a\n\n", "GET /bare HTTP/1.1\" 400"),
         (b"GET /blank in it HTTP/1.1\r\nHost: a\r\n\r\n", "GET /blank in it HTTP/1.1\" 400"),
@@ -372,12 +373,14 @@ fn a_malformed_request_has_a_line() {
         (b"\x16\x03\x01\x02\0\r\n\r\n", "\\x16\\x03\\x01\\x02\\x00 - -\" 400"),
         (b"GET /twice HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", "GET /twice HTTP/1.1\" 400"),
         (b"GET /large HTTP/1.1\r\nHost: a\r\nA: ", "GET /large HTTP/1.1\" 431"),
+        (&long_target, "GET /long -\" 414"),
     ];
-    for (request, _) in cases {
+    for (request, line) in cases {
         let mut client = logged.stack.planb.connect();
         let large = if request.ends_with(b": ") { vec![b'a'; 1_100_000] } else { Vec::new() };
         client.send([request, &large].concat());
-        assert!(client.rest_or_reset().unwrap().starts_with(b"HTTP/1.1 4"));
+        let status = line.rsplit(' ').next().unwrap();
+        assert!(client.rest_or_reset().unwrap().starts_with(format!("HTTP/1.1 {status}").as_bytes()));
     }
     // And one that comes in pieces, behind one that is sound.
     let mut client = logged.stack.planb.connect();
@@ -401,9 +404,9 @@ fn a_malformed_request_has_a_line() {
         assert_eq!(middles.iter().filter(is_it).count(), 1, "{expected} is not in {middles:#?}");
     }
     assert!(middles.contains(&r#""GET /nul HTTP/1.1" 400 0 "" "" "X-Request-Id:" "" """#), "{middles:#?}");
-    assert_eq!(logged.stack.planb.count("planb_reverseproxy_malformed_requests_total"), 10);
+    assert_eq!(logged.stack.planb.count("planb_reverseproxy_malformed_requests_total"), 11);
     let answered = |status| format!("planb_reverseproxy_backends_responses_total{{status_code=\"{status}\"}}");
-    assert_eq!(logged.stack.planb.count(&answered(431)), 1);
+    assert_eq!([431, 414].map(|status| logged.stack.planb.count(&answered(status))), [1, 1]);
 }
 
 #[test]

@@ -81,8 +81,14 @@ pub async fn serve(worker: Rc<Worker>, transport: Transport, client: Rc<Client>)
         see_through(&worker, client.address, connection.as_mut(), UpgradeableConnection::graceful_shutdown, ending)
             .await;
     if let Some(error) = ended.filter(hyper::Error::is_parse) {
-        let status = if error.is_parse_too_large() { 431 } else { 400 };
-        verdict.with_opening(|opening| malformed::record(&worker.shared, client.address, opening, status));
+        verdict.with_opening(|opening| {
+            let status = match (error.is_parse_too_large(), opening.has_long_target()) {
+                (false, _) => 400,
+                (true, true) => 414,
+                (true, false) => 431,
+            };
+            malformed::record(&worker.shared, client.address, opening, status);
+        });
     }
 }
 

@@ -8,19 +8,22 @@ use crate::{proxy::worker::Shared, telemetry::Entry};
 #[derive(Debug, Default)]
 pub struct Opening {
     bytes: Vec<u8>,
-    is_complete: bool,
+    /// Bytes of the whole line, as far as it has been seen.
+    length: usize,
+    has_ended: bool,
 }
 
 impl Opening {
     /// Another request begins.
     pub fn clear(&mut self) {
         self.bytes.clear();
-        self.is_complete = false;
+        self.length = 0;
+        self.has_ended = false;
     }
 
     /// Takes the next bytes of a head, of which only the first line is kept, and not all of a long one.
     pub fn extend(&mut self, bytes: &[u8]) {
-        if self.is_complete {
+        if self.has_ended {
             return;
         }
         // Empty lines before the request line are allowed (RFC 9112 section 2.2).
@@ -30,7 +33,15 @@ impl Opening {
         let line = &bytes[..end.unwrap_or(bytes.len())];
         let room = MOST_KEPT - self.bytes.len();
         self.bytes.extend_from_slice(&line[..line.len().min(room)]);
-        self.is_complete = end.is_some() || line.len() >= room;
+        self.length += line.len();
+        self.has_ended = end.is_some();
+    }
+
+    /// Whether the target is longer than the HTTP library takes, which it answers with a status of its own.
+    pub fn has_long_target(&self) -> bool {
+        let [method, ..] = self.words();
+        let around = method.len() + b" ".len() + b" HTTP/1.1\r".len();
+        self.has_ended && self.length > LONGEST_TARGET + around
     }
 
     /// Method, path without the query, and protocol; `-` for what cannot be told.
@@ -76,6 +87,9 @@ pub fn record(shared: &Shared, client: IpAddr, opening: &Opening, status: u16) {
 
 const UNKNOWN: &[u8] = b"-";
 
+/// Bytes of the longest target that the HTTP library takes.
+const LONGEST_TARGET: usize = 65_534;
+
 /// Bytes of a request line that are kept.
 const MOST_KEPT: usize = 256;
 
@@ -100,6 +114,20 @@ mod tests {
         assert_eq!(words(&[b"\x16\x03\x01"]), ["\x16\x03\x01", "-", "-"]);
         assert_eq!(words(&[b"\r\n"]), ["-", "-", "-"]);
         assert_eq!(words(&[]), ["-", "-", "-"]);
+    }
+
+    #[test]
+    fn a_target_is_long_from_where_the_library_says_so() {
+        let is_long = |length: usize, end: &[u8]| {
+            let mut opening = Opening::default();
+            opening.extend(b"GET ");
+            opening.extend(&vec![b'a'; length]);
+            opening.extend(end);
+            opening.has_long_target()
+        };
+        assert!(!is_long(LONGEST_TARGET, b" HTTP/1.1\r\nHost: a"));
+        assert!(is_long(LONGEST_TARGET + 1, b" HTTP/1.1\r\nHost: a"));
+        assert!(!is_long(1_000_000, b""), "a head without an end is refused for its own length");
     }
 
     #[test]
