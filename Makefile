@@ -39,6 +39,7 @@ demo: setup
 test: setup
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items
 	$(CARGO) test --locked --lib --bins
 	TMPDIR=$$(scripts/fast-tmp) $(CARGO) test --locked --test it -- --test-threads=8
 

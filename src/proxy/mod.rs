@@ -2,7 +2,7 @@
 //!
 //! Each core has one [`run_worker`]: a single-threaded runtime with a listening socket and a pool of backend connections of
 //! its own, so that no request ever crosses a thread. What the workers share is read-only or atomic. This module knows
-//! nothing of Redis: it reads [`Routes`], and says what died into a channel.
+//! nothing of Redis: it reads [`Routes`](crate::routing::Routes), and says what died into a channel.
 
 mod client;
 mod client_timeouts;

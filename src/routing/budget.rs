@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::clock::Moment;
 
-/// The requests and the retries of the last ten seconds. The first [`FREE_RETRIES`] of each second are free; those beyond
+/// The requests and the retries of the last ten seconds. The first twenty of each second are free; those beyond
 /// them may be a fifth of the window's requests.
 ///
 /// Several threads may overrun the budget by a retry each.

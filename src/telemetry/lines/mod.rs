@@ -25,7 +25,7 @@ pub use target::LogTarget;
 use target::Sink;
 use writer::Writer;
 
-/// A queue of lines with a thread behind it. When the target is slower than its writers and [`CAPACITY`] lines wait,
+/// A queue of lines with a thread behind it. When the target is slower than its writers and 10,000 lines or 4 MiB wait,
 /// further ones are dropped and counted. Cloning shares the queue.
 #[derive(Clone)]
 pub struct Lines {
