@@ -1,80 +1,13 @@
-//! From bytes to a head, in one strict reading.
-//!
-//! A line is lexed by `httparse`; what must hold beyond that stands here. In a request, what two readers could understand
-//! differently is refused. A response has one reader, who writes it afresh for the client, so that two old ways of writing
-//! one are read as they are meant: lines that end in a bare LF (RFC 9112 section 2.2), and folded lines (section 5.2).
-
-use std::rc::Rc;
+//! Heads, one after another, in whatever pieces they arrive.
 
 use bytes::{Buf, BytesMut};
-use memchr::{memchr, memchr_iter};
-use smallvec::{SmallVec, smallvec};
 
 use super::{
-    head::{Fields, LONGEST, Place, RequestHead, ResponseHead, Span, Version},
-    known::Known,
+    Limits, ParseError,
+    first_line::{FirstLine, RequestLine, StatusLine},
+    lines::{LineEnds, LineScanner, places, unfold},
 };
-
-/// How large a head may be.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// All of it, to its last line end.
-    pub bytes: usize,
-    /// Its header lines.
-    pub lines: usize,
-}
-
-/// Why bytes are not the head of a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ParseError {
-    /// Something other than a token and a blank at the beginning.
-    #[error("the method is malformed")]
-    Method,
-    /// A byte that no target has, or none at all.
-    #[error("the target is malformed")]
-    Target,
-    /// More bytes of target than anybody reads.
-    #[error("the target is too long")]
-    TargetTooLong,
-    /// Neither HTTP/1.0 nor HTTP/1.1.
-    #[error("the version is neither HTTP/1.0 nor HTTP/1.1")]
-    Version,
-    /// Not three digits from 100 on.
-    #[error("the status is malformed")]
-    Status,
-    /// A control character.
-    #[error("the reason phrase is malformed")]
-    Reason,
-    /// A CR without an LF, or, in a request, an LF without a CR.
-    #[error("a line does not end in CR and LF")]
-    LineEnd,
-    /// No token, or no colon right behind it.
-    #[error("a header's name is malformed")]
-    Name,
-    /// A control character.
-    #[error("a header's value is malformed")]
-    Value,
-    /// More than a few empty lines at the beginning.
-    #[error("there are too many empty lines before the message")]
-    EmptyLines,
-    /// More lines than the limit.
-    #[error("there are too many header lines")]
-    TooManyLines,
-    /// More bytes than the limit.
-    #[error("the head is too long")]
-    TooLong,
-}
-
-impl ParseError {
-    /// The status that a request with this error is answered with.
-    pub fn status(self) -> u16 {
-        match self {
-            Self::TooManyLines | Self::TooLong => 431,
-            Self::TargetTooLong => 414,
-            _ => 400,
-        }
-    }
-}
+use crate::message::head::{Fields, RequestHead, ResponseHead};
 
 /// Reads one head after another. It remembers how far it has looked, so that a head costs the same in however many pieces.
 #[derive(Debug, Default)]
@@ -85,26 +18,10 @@ pub struct HeadReader {
     first: FirstLine,
 }
 
-/// What of the first line has been looked at, while the head is not complete.
-#[derive(Debug, Default)]
-enum FirstLine {
-    /// The first so many bytes, which are a method's beginning.
-    #[default]
-    Unseen,
-    Method(usize),
-    /// The method ends there, and so many bytes have been looked at.
-    Target {
-        method: usize,
-        seen: usize,
-    },
-    /// All of it.
-    Sound,
-}
-
 impl HeadReader {
     /// Whether a head has begun in this buffer: empty lines before it do not count.
     pub fn has_begun(&self, buffer: &[u8]) -> bool {
-        self.lines.count > 0 || !matches!(buffer, [] | [b'\r'] | [b'\r', b'\n', ..])
+        self.lines.count() > 0 || !matches!(buffer, [] | [b'\r'] | [b'\r', b'\n', ..])
     }
 
     /// Takes the head of a request off the buffer, once all of it is there. Nothing is copied. An error leaves the buffer as
@@ -112,11 +29,11 @@ impl HeadReader {
     pub fn request(&mut self, buffer: &mut BytesMut, limits: Limits) -> Result<Option<RequestHead>, ParseError> {
         self.skip_empty_lines(buffer, LineEnds::Strict)?;
         let Some(end) = self.lines.scan(buffer, limits, LineEnds::Strict)? else {
-            self.check_request_line(buffer)?;
+            self.first.check_request_line(buffer, self.lines.count() > 0)?;
             return Ok(None);
         };
         let line = RequestLine::parse(buffer)?;
-        let places = places(buffer, line.length, end, self.lines.count)?;
+        let places = places(buffer, line.length, end, self.lines.count())?;
         *self = Self::default();
         let fields = Fields::new(buffer.split_to(end).freeze(), places);
         let RequestLine { method, target, version, .. } = line;
@@ -127,13 +44,13 @@ impl HeadReader {
     pub fn response(&mut self, buffer: &mut BytesMut, limits: Limits) -> Result<Option<ResponseHead>, ParseError> {
         self.skip_empty_lines(buffer, LineEnds::Lenient)?;
         let Some(end) = self.lines.scan(buffer, limits, LineEnds::Lenient)? else {
-            self.check_status_line(buffer)?;
+            self.first.check_status_line(buffer, self.lines.count() > 0)?;
             return Ok(None);
         };
         let line = StatusLine::parse(buffer)?;
-        let places = match places(buffer, line.length, end, self.lines.count) {
+        let places = match places(buffer, line.length, end, self.lines.count()) {
             Err(ParseError::Name) if unfold(&mut buffer[line.length..end]) => {
-                places(buffer, line.length, end, self.lines.count)?
+                places(buffer, line.length, end, self.lines.count())?
             }
             places => places?,
         };
@@ -145,7 +62,7 @@ impl HeadReader {
 
     /// A few empty lines before a message are none of it (RFC 9112 section 2.2).
     fn skip_empty_lines(&mut self, buffer: &mut BytesMut, ends: LineEnds) -> Result<(), ParseError> {
-        if self.lines.count > 0 {
+        if self.lines.count() > 0 {
             return Ok(());
         }
         loop {
@@ -163,287 +80,17 @@ impl HeadReader {
             self.lines = LineScanner::default();
         }
     }
-
-    /// Refuses what surely becomes no request, each byte looked at once.
-    fn check_request_line(&mut self, buffer: &[u8]) -> Result<(), ParseError> {
-        if self.lines.count > 0 {
-            if !matches!(self.first, FirstLine::Sound) {
-                RequestLine::parse(buffer)?;
-                self.first = FirstLine::Sound;
-            }
-            return Ok(());
-        }
-        if let FirstLine::Unseen = self.first {
-            self.first = FirstLine::Method(0);
-        }
-        if let FirstLine::Method(seen) = self.first {
-            let end = memchr(b' ', &buffer[seen..]).map(|offset| seen + offset);
-            let method = &buffer[..end.unwrap_or(buffer.len())];
-            // An empty line may be about to follow.
-            if !method[seen..].iter().all(|&byte| is_token_byte(byte)) && method != b"\r" || end == Some(0) {
-                return Err(ParseError::Method);
-            }
-            self.first = match end {
-                None => FirstLine::Method(if method == b"\r" { 0 } else { method.len() }),
-                Some(end) => FirstLine::Target { method: end, seen: end + 1 },
-            };
-        }
-        if let FirstLine::Target { method, seen } = self.first {
-            let fresh = &buffer[seen..];
-            // A CR at the very end may be the line's.
-            let (last, before) = fresh.split_last().map_or((b' ', fresh), |(&last, before)| (last, before));
-            if before.iter().any(|&byte| is_never_in_request_line(byte))
-                || last != b'\r' && is_never_in_request_line(last)
-            {
-                return Err(ParseError::Target);
-            }
-            if buffer.len() - method > LONGEST_TARGET + VERSION + 4 {
-                return Err(ParseError::TargetTooLong);
-            }
-            self.first = FirstLine::Target { method, seen: buffer.len() - usize::from(last == b'\r') };
-        }
-        Ok(())
-    }
-
-    /// Refuses what surely becomes no response.
-    fn check_status_line(&mut self, buffer: &[u8]) -> Result<(), ParseError> {
-        if self.lines.count == 0 {
-            let beginning = &buffer[..buffer.len().min(VERSION_PREFIX.len())];
-            let may_be_empty_line = beginning == b"\r";
-            if !VERSION_PREFIX.starts_with(beginning) && !may_be_empty_line {
-                return Err(ParseError::Version);
-            }
-        } else if !matches!(self.first, FirstLine::Sound) {
-            StatusLine::parse(buffer)?;
-            self.first = FirstLine::Sound;
-        }
-        Ok(())
-    }
 }
-
-/// Which line ends count.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum LineEnds {
-    /// CR and LF.
-    Strict,
-    /// An LF alone as well.
-    Lenient,
-}
-
-/// Finds the empty line that ends a head or a trailer section. Each byte is looked at once.
-#[derive(Debug, Default)]
-pub(super) struct LineScanner {
-    /// How many bytes have been looked at.
-    seen: usize,
-    /// Where the line begins that has not ended.
-    line: usize,
-    /// How many lines have ended.
-    count: usize,
-}
-
-impl LineScanner {
-    /// Where the block ends, if it does. The first of its lines is not counted against the limit.
-    pub(super) fn scan(&mut self, buffer: &[u8], limits: Limits, ends: LineEnds) -> Result<Option<usize>, ParseError> {
-        let most = limits.bytes.min(LONGEST);
-        let seen = self.seen;
-        for offset in memchr_iter(b'\n', &buffer[seen..]) {
-            let feed = seen + offset;
-            let length = match &buffer[self.line..feed] {
-                [.., b'\r'] => feed - self.line - 1,
-                _ if ends == LineEnds::Lenient => feed - self.line,
-                _ => return Err(ParseError::LineEnd),
-            };
-            self.line = feed + 1;
-            self.seen = feed + 1;
-            if self.line > most {
-                return Err(ParseError::TooLong);
-            }
-            if length == 0 {
-                return Ok(Some(self.line));
-            }
-            if self.count > limits.lines {
-                return Err(ParseError::TooManyLines);
-            }
-            self.count += 1;
-        }
-        self.seen = buffer.len();
-        if buffer.len() > most { Err(ParseError::TooLong) } else { Ok(None) }
-    }
-
-    /// How many lines have ended, without the empty one.
-    pub(super) fn count(&self) -> usize {
-        self.count
-    }
-}
-
-/// A request line (RFC 9112 section 3).
-struct RequestLine {
-    method: Span,
-    target: Span,
-    version: Version,
-    /// With its line end.
-    length: usize,
-}
-
-impl RequestLine {
-    /// Parses the first line of a buffer, which is complete.
-    fn parse(buffer: &[u8]) -> Result<Self, ParseError> {
-        let line =
-            memchr(b'\n', buffer).and_then(|feed| buffer[..feed].strip_suffix(b"\r")).ok_or(ParseError::LineEnd)?;
-        let method = memchr(b' ', line).ok_or(ParseError::Method)?;
-        if method == 0 || !line[..method].iter().all(|&byte| is_token_byte(byte)) {
-            return Err(ParseError::Method);
-        }
-        let start = method + 1;
-        let end = start + memchr(b' ', &line[start..]).ok_or(ParseError::Version)?;
-        check_target(&line[start..end])?;
-        let version = version(&line[end + 1..])?;
-        Ok(Self { method: Span::new(0, method), target: Span::new(start, end), version, length: line.len() + 2 })
-    }
-}
-
-/// A status line (RFC 9112 section 4).
-struct StatusLine {
-    version: Version,
-    status: u16,
-    reason: Span,
-    /// With its line end.
-    length: usize,
-}
-
-impl StatusLine {
-    /// Parses the first line of a buffer, which is complete.
-    fn parse(buffer: &[u8]) -> Result<Self, ParseError> {
-        let feed = memchr(b'\n', buffer).ok_or(ParseError::LineEnd)?;
-        let line = buffer[..feed].strip_suffix(b"\r").unwrap_or(&buffer[..feed]);
-        let (name, rest) = line.split_at_checked(VERSION).ok_or(ParseError::Version)?;
-        let version = version(name)?;
-        let &[b' ', hundreds @ b'1'..=b'9', tens @ b'0'..=b'9', ones @ b'0'..=b'9', ref rest @ ..] = rest else {
-            return Err(ParseError::Status);
-        };
-        let digit = |byte: u8| u16::from(byte - b'0');
-        let status = digit(hundreds) * 100 + digit(tens) * 10 + digit(ones);
-        // The blank before an empty reason is often left out.
-        let reason = match rest {
-            [] => rest,
-            [b' ', reason @ ..] => reason,
-            _ => return Err(ParseError::Status),
-        };
-        if !is_text(reason) {
-            return Err(ParseError::Reason);
-        }
-        Ok(Self { version, status, reason: Span::new(line.len() - reason.len(), line.len()), length: feed + 1 })
-    }
-}
-
-/// Lexes the header lines that stand at `start..end`, of which there are fewer than `count`.
-fn places(buffer: &[u8], start: usize, end: usize, count: usize) -> Result<Rc<[Place]>, ParseError> {
-    let mut headers: SmallVec<[httparse::Header<'_>; USUAL_LINES]> = smallvec![httparse::EMPTY_HEADER; count];
-    let (length, lines) = match httparse::parse_headers(&buffer[start..end], &mut headers) {
-        Ok(httparse::Status::Complete(complete)) => complete,
-        Ok(httparse::Status::Partial) | Err(httparse::Error::NewLine) => return Err(ParseError::LineEnd),
-        Err(httparse::Error::HeaderValue) => return Err(ParseError::Value),
-        Err(httparse::Error::TooManyHeaders) => return Err(ParseError::TooManyLines),
-        Err(_) => return Err(ParseError::Name),
-    };
-    if start + length != end {
-        return Err(ParseError::LineEnd);
-    }
-    let base = buffer.as_ptr() as usize;
-    let span = |part: &[u8]| {
-        let start = part.as_ptr() as usize - base;
-        Span::new(start, start + part.len())
-    };
-    let place = |line: &httparse::Header<'_>| Place {
-        name: span(line.name.as_bytes()),
-        value: span(line.value),
-        known: Known::of(line.name.as_bytes()),
-    };
-    Ok(lines.iter().map(place).collect())
-}
-
-/// Lexes a block of lines that an empty line ends.
-pub(super) fn fields(block: bytes::Bytes, count: usize) -> Result<Fields, ParseError> {
-    let places = places(&block, 0, block.len(), count)?;
-    Ok(Fields::new(block, places))
-}
-
-/// Joins folded lines: each fold becomes blanks (RFC 9112 section 5.2). Returns whether there were any.
-fn unfold(block: &mut [u8]) -> bool {
-    let mut has_folds = false;
-    for feed in 1..block.len() {
-        if block[feed - 1] == b'\n' && matches!(block[feed], b' ' | b'\t') {
-            has_folds = true;
-            block[feed - 1] = b' ';
-            if feed > 1 && block[feed - 2] == b'\r' {
-                block[feed - 2] = b' ';
-            }
-        }
-    }
-    has_folds
-}
-
-pub(super) fn check_target(target: &[u8]) -> Result<(), ParseError> {
-    if target.len() > LONGEST_TARGET {
-        return Err(ParseError::TargetTooLong);
-    }
-    if target.is_empty() || count(target, |byte| byte <= b' ' || byte == DELETE || byte == b'#') > 0 {
-        return Err(ParseError::Target);
-    }
-    Ok(())
-}
-
-/// How many bytes are such. All are looked at, which lets the compiler compare many at once.
-fn count(bytes: &[u8], is_such: impl Fn(u8) -> bool) -> usize {
-    bytes.iter().filter(|&&byte| is_such(byte)).count()
-}
-
-fn version(name: &[u8]) -> Result<Version, ParseError> {
-    match name {
-        b"HTTP/1.1" => Ok(Version::Http11),
-        b"HTTP/1.0" => Ok(Version::Http10),
-        _ => Err(ParseError::Version),
-    }
-}
-
-/// Whether these bytes may be a header's value or a reason phrase (RFC 9110 section 5.5).
-pub(super) fn is_text(bytes: &[u8]) -> bool {
-    count(bytes, |byte| byte < b' ' && byte != b'\t' || byte == DELETE) == 0
-}
-
-/// Whether these bytes are a token (RFC 9110 section 5.6.2).
-pub(super) fn is_token(bytes: &[u8]) -> bool {
-    !bytes.is_empty() && bytes.iter().all(|&byte| is_token_byte(byte))
-}
-
-fn is_token_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
-}
-
-fn is_never_in_request_line(byte: u8) -> bool {
-    byte < b' ' || byte == DELETE || byte == b'#'
-}
-
-const DELETE: u8 = 0x7F;
-
-/// The length of a version's name, and how it begins.
-const VERSION: usize = 8;
-const VERSION_PREFIX: &[u8] = b"HTTP/1.";
-
-/// The longest target that is read. Longer ones make no sense to any server.
-pub(super) const LONGEST_TARGET: usize = 65_534;
 
 /// Empty lines before a message that are passed over. Some clients send one behind a body.
 const MOST_EMPTY_LINES: usize = 4;
-
-/// Heads of so many lines are lexed without an allocation for it.
-const USUAL_LINES: usize = 32;
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::message::{Known, Version};
 
     const LIMITS: Limits = Limits { bytes: 4_096, lines: 50 };
 
