@@ -121,9 +121,8 @@ struct RequestFilter<'a> {
 impl<'a> RequestFilter<'a> {
     fn new(head: &'a RequestHead, rules: &'a RequestRules<'a>) -> Self {
         let options = ConnectionOptions::of(head);
-        let is_said = |known: Known, name: &str| {
-            head.first(known).is_some_and(|value| !value.is_empty()) && !options.name(name.as_bytes())
-        };
+        let is_said =
+            |known: Known, name: &str| head.all(known).any(|value| !value.is_empty()) && !options.name(name.as_bytes());
         let said = Self::said_of_client(rules.provenance)
             .iter()
             .filter(|(known, name, _)| is_said(*known, name))
@@ -158,7 +157,7 @@ impl<'a> RequestFilter<'a> {
             | Known::Disguised => false,
             Known::XHost | Known::XForwardedHost => matches!(self.rules.addressee, Addressee::Client(_)),
             Known::XForwardedProto | Known::XForwardedProtocol | Known::XForwardedPort | Known::XRealIp => {
-                self.said & line.known.bit() != 0
+                !line.value.is_empty()
             }
             Known::SecWebSocketKey => self.key.is_none(),
             Known::Cookie => !self.joins_cookies,
@@ -300,6 +299,8 @@ mod tests {
             assert_eq!(values(&written(""), name), [value]);
             assert_eq!(values(&written(&format!("{name}:\r\n{name}: \r\n")), name), [value]);
             assert_eq!(values(&written(&format!("{}: said\r\n", name.to_lowercase())), name), ["said"]);
+            assert_eq!(values(&written(&format!("{name}:\r\n{name}: said\r\n{name}: \r\n")), name), ["said"]);
+            assert_eq!(values(&written(&format!("{name}: one\r\n{name}:\r\n{name}: two\r\n")), name), ["one", "two"]);
             assert_eq!(values(&written(&format!("{name}: said\r\nConnection: {name}\r\n")), name), [value]);
         }
     }
