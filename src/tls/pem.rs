@@ -1,5 +1,6 @@
 //! PEM sections in text that has been through editors, forms, shells and other systems on its way. What can be read without
-//! a guess is read: line ends of any kind or none, `\n` spelt out, a byte order mark, UTF-16, text and headers around.
+//! a guess is read: line ends of any kind or none, `\n` spelt out, a byte order mark, UTF-16 behind one, text and headers
+//! around.
 
 use std::borrow::Cow;
 

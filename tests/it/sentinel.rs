@@ -45,6 +45,7 @@ fn a_killed_master_is_replaced_and_has_every_mark() {
     redis.servers[0].kill();
     planb.ask("late.test");
     let promoted = redis.wait_until_promoted();
+    redis.only_planned();
     let began = Instant::now();
     wait_until("the mark reaches the new master", || {
         assert_eq!(planb.ask("a.test"), "a");
@@ -60,7 +61,8 @@ fn a_killed_master_is_replaced_and_has_every_mark() {
 
 #[test]
 fn a_planned_fail_over_loses_no_mark() {
-    let redis = Sentinels::start().only_planned();
+    let redis = Sentinels::start();
+    redis.only_planned();
     let planb = redis.planb(&["--dead-backend-time=300"]).start();
     let a = Backend::named("a");
     let (_guard, closed) = closed_port();
@@ -103,7 +105,8 @@ fn a_planned_fail_over_loses_no_mark() {
 
 #[test]
 fn what_was_revived_is_not_marked_again() {
-    let redis = Sentinels::start().only_planned();
+    let redis = Sentinels::start();
+    redis.only_planned();
     let planb = redis.planb(&["--dead-backend-time=300"]).start();
     let ((_one, revived), (_other, stays)) = (closed_port(), closed_port());
     for (host, url) in [("revived.test", &revived), ("stays.test", &stays)] {
@@ -231,7 +234,8 @@ fn without_replicas_the_master_is_followed_until_there_is_one() {
 
 #[test]
 fn the_master_is_read_on_request_and_a_sentinel_that_is_behind_brings_nobody_back() {
-    let redis = Sentinels::start().only_planned();
+    let redis = Sentinels::start();
+    redis.only_planned();
     let planb = redis.planb(&["--read-redis-sentinel-role=master", "--dead-backend-time=300"]).start();
     let a = Backend::named("a");
     assert_eq!(followed(&planb), redis.servers[0].port());

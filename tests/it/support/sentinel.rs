@@ -98,13 +98,12 @@ impl Sentinels {
         self.servers.iter_mut().find(|server| server.port() == port).expect("the port is one of the servers'")
     }
 
-    /// Lets the sentinels take no server for dead that is only slow, so that there is no fail-over but a planned one.
-    pub fn only_planned(self) -> Self {
+    /// Lets the sentinels take no server for dead that is only slow: from now on, a fail-over is one that the test asks for.
+    pub fn only_planned(&self) {
         for sentinel in &self.sentinels {
             let patience = sentinel.cli(&["SENTINEL", "SET", MASTER_NAME, "down-after-milliseconds", "60000"]);
             assert_eq!(patience, "OK");
         }
-        self
     }
 
     /// Waits until one of the servers but the first says that it is a master.
