@@ -122,6 +122,7 @@ impl Cli {
         let unless_zero = |time: Duration| Some(time).filter(|time| !time.is_zero());
         let handshake = tls::Config {
             preset: flags.tls_preset,
+            offers_http2: !matches!(flags.engine, EngineName::Fasthttp),
             client_ca: flags
                 .tls_client_ca
                 .map(|path| ClientCa { path, required: flags.tls_client_auth == ClientAuth::Required }),
@@ -136,7 +137,8 @@ impl Cli {
         Ok(Config {
             listen: flags.listen.0,
             engine: match flags.engine {
-                EngineName::Native | EngineName::Fasthttp => Engine::Native,
+                EngineName::Native => Engine::Native,
+                EngineName::Fasthttp => Engine::Fasthttp,
                 EngineName::Sni => Engine::Sni,
             },
             tls,
@@ -159,6 +161,7 @@ impl Cli {
             store: store::Config { read, write },
             dns_servers: flags.dns_server,
             proxy: proxy::Config {
+                is_http1_by_hand: matches!(flags.engine, EngineName::Fasthttp),
                 request_timeout: unless_zero(flags.request_timeout),
                 dial_timeout: unless_zero(flags.dial_timeout),
                 client_timeouts: ClientTimeouts {
@@ -258,7 +261,7 @@ mod tests {
         assert_eq!(tls.source, CertificateSource::Folder("certs".into()));
         assert!(
             config(&["--engine", "sni"]).engine == Engine::Sni
-                && config(&["--engine=fasthttp"]).engine == Engine::Native
+                && config(&["--engine=fasthttp"]).engine == Engine::Fasthttp
         );
     }
 

@@ -36,8 +36,10 @@ pub struct Config {
 /// What is done with a client's connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Engine {
-    /// HTTP is spoken.
+    /// HTTP/1.1 is spoken, and HTTP/2 under TLS.
     Native,
+    /// HTTP/1.1 is spoken, and nothing else.
+    Fasthttp,
     /// TLS is passed through by the name in its ClientHello.
     Sni,
 }

@@ -1,11 +1,13 @@
 //! A TCP connection, plain or under TLS.
 
 use std::{
-    io,
+    collections::VecDeque,
+    io::{self, IoSlice},
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
+use bytes::{Buf, Bytes};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -31,6 +33,34 @@ impl From<TlsStream<TcpStream>> for Transport {
         Self::Tls(Box::new(stream))
     }
 }
+
+impl Transport {
+    /// Writes of these pieces what the socket takes at once, and removes it from them; returns how many bytes that is.
+    pub fn poll_write_pieces(&mut self, pieces: &mut VecDeque<Bytes>, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut slices = [IoSlice::new(&[]); MOST_SLICES];
+        let count = pieces.len().min(MOST_SLICES);
+        for (slice, piece) in slices.iter_mut().zip(&*pieces) {
+            *slice = IoSlice::new(piece);
+        }
+        let written = ready!(Pin::new(self).poll_write_vectored(cx, &slices[..count]))?;
+        if written == 0 {
+            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+        }
+        let mut left = written;
+        while let Some(first) = pieces.front_mut() {
+            if first.len() > left {
+                first.advance(left);
+                break;
+            }
+            left -= first.len();
+            pieces.pop_front();
+        }
+        Poll::Ready(Ok(written))
+    }
+}
+
+/// Pieces that are written at once.
+const MOST_SLICES: usize = 16;
 
 impl AsyncRead for Transport {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {

@@ -23,7 +23,7 @@ impl Doors {
             Listeners::bind(address, protocol, config.workers).with_context(|| format!("cannot listen on {address}"))
         };
         let plain = match config.engine {
-            Engine::Native => Protocol::Http,
+            Engine::Native | Engine::Fasthttp => Protocol::Http,
             Engine::Sni => Protocol::Passthrough,
         };
         Ok(Self {

@@ -4,10 +4,13 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use super::upstream::{Broken, UpstreamError};
+use super::{
+    upload::UploadError,
+    upstream::{Broken, UpstreamError},
+};
 use crate::{
     dial::DialError,
-    message::{FramingError, ParseError, ResponseHead, TargetError, websocket::NoWebSocket},
+    message::{ChunkError, FramingError, ParseError, ResponseHead, TargetError, websocket::NoWebSocket},
     telemetry::Subject,
     tls::HelloError,
 };
@@ -134,7 +137,8 @@ impl From<UpstreamError> for ProxyError {
         match error {
             UpstreamError::Dial(error) => Self::Dial(error),
             UpstreamError::Broken(error) => Self::Broken(error),
-            UpstreamError::ClientGone => Self::ClientGone,
+            UpstreamError::Upload(UploadError::Gone) => Self::ClientGone,
+            UpstreamError::Upload(UploadError::Chunks(error)) => Self::Malformed(error.into()),
         }
     }
 }
@@ -154,6 +158,9 @@ pub enum Malformed {
     /// Its host is no name.
     #[error("the host is malformed")]
     Host,
+    /// Its body's chunks are none.
+    #[error("{0}")]
+    Chunks(#[from] ChunkError),
 }
 
 /// Logged when the client went away before there was an answer; nginx's code for it.

@@ -17,7 +17,7 @@ use super::{
     response_body::{Content, ResponseBody},
     retry::{Attempts, Next, Repeatability},
     upload::RequestBody,
-    upstream::{Answering, Failure, Outgoing, Progress},
+    upstream::{Answering, Failure, Informational, Outgoing, Progress},
     worker::Worker,
 };
 use crate::{
@@ -36,6 +36,8 @@ pub struct Turn {
     pub deadlines: Option<Arc<Deadlines>>,
     /// Whether the connection has no room for the request's head, on HTTP/2.
     pub is_overfull: bool,
+    /// What passes informational responses on, where the client's connection can say them.
+    pub informational: Option<Informational>,
 }
 
 /// What a request is answered with.
@@ -84,6 +86,7 @@ struct Request {
     opening: Option<Opening>,
     /// The header that carries request ids, and this one's.
     id: Option<(Box<str>, Bytes)>,
+    informational: Option<Informational>,
 }
 
 /// Answers a request; there is always an answer.
@@ -134,7 +137,7 @@ pub async fn answer(
     };
     exchange.routed(&frontend);
     let wanted = shared.sticky.as_ref().and_then(|sticky| sticky.wanted(&frontend, head.all(Known::Cookie)));
-    let request = Request { head: head.clone(), body, framing, opening, id };
+    let request = Request { head: head.clone(), body, framing, opening, id, informational: turn.informational };
     let (choice, outcome) =
         attempt(worker, client, &frontend, wanted.as_ref(), &request, &target, host, &mut exchange).await;
     let mut lines = Lines::new();
@@ -202,7 +205,13 @@ async fn attempt(
         let backend = &choice.backend;
         let name = backend.origin().host.name();
         let head = write_head(client, request, target, host, name);
-        let outgoing = Outgoing { head, body: request.body.share(), framing: request.framing, is_head };
+        let outgoing = Outgoing {
+            head,
+            body: request.body.share(),
+            framing: request.framing,
+            is_head,
+            informational: request.informational.clone(),
+        };
         let began = Instant::now();
         let sending = async {
             if request.opening.is_some() || has_repeated {

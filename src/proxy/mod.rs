@@ -16,6 +16,7 @@ mod request_id;
 mod response_body;
 mod retry;
 mod sticky;
+mod trailers;
 mod tunnel;
 mod upload;
 mod upstream;

@@ -11,16 +11,17 @@ use std::{
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
+use http_body_util::BodyExt;
 
 use super::client_timeouts::Deadlines;
+use crate::message::ChunkError;
 
 /// A request's body on its way to a backend. By default there is none.
 #[derive(Default)]
 pub struct RequestBody(Option<Rc<RefCell<Upload>>>);
 
 struct Upload {
-    incoming: Incoming,
+    source: Source,
     /// Told of the body's end, where the connection cannot tell.
     deadlines: Option<Arc<Deadlines>>,
     /// What has been handed over, while it can be handed over once more.
@@ -31,13 +32,32 @@ struct Upload {
     moved_at: Option<Instant>,
 }
 
+/// Where a body comes from.
+type Source = Pin<Box<dyn Body<Data = Bytes, Error = UploadError>>>;
+
+/// Why the rest of a body does not come.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+pub enum UploadError {
+    /// The client is gone, or has reset the stream.
+    #[error("the client is gone")]
+    Gone,
+    /// Its chunks are none.
+    #[error("{0}")]
+    Chunks(#[from] ChunkError),
+}
+
 impl RequestBody {
     /// A client's body. Its deadlines are told when it has arrived.
-    pub fn new(incoming: Incoming, deadlines: Option<Arc<Deadlines>>) -> Self {
-        if incoming.is_end_stream() && deadlines.is_none() {
+    pub fn new<B>(body: B, deadlines: Option<Arc<Deadlines>>) -> Self
+    where
+        B: Body<Data = Bytes> + 'static,
+        B::Error: Into<UploadError>,
+    {
+        if body.is_end_stream() && deadlines.is_none() {
             return Self::default();
         }
-        let upload = Upload { incoming, deadlines, handed: Some(Vec::new()), again: Vec::new(), moved_at: None };
+        let source: Source = Box::pin(body.map_err(Into::into));
+        let upload = Upload { source, deadlines, handed: Some(Vec::new()), again: Vec::new(), moved_at: None };
         Self(Some(Rc::new(RefCell::new(upload))))
     }
 
@@ -66,11 +86,17 @@ impl RequestBody {
     }
 }
 
+impl From<hyper::Error> for UploadError {
+    fn from(_: hyper::Error) -> Self {
+        Self::Gone
+    }
+}
+
 impl Upload {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
         let frame = match self.again.pop() {
             Some(data) => Some(Ok(Frame::data(data))),
-            None => ready!(Pin::new(&mut self.incoming).poll_frame(cx)),
+            None => ready!(self.source.as_mut().poll_frame(cx)),
         };
         match &frame {
             Some(Ok(frame)) => {
@@ -98,15 +124,15 @@ impl Upload {
     }
 
     fn is_end(&self) -> bool {
-        self.again.is_empty() && self.incoming.is_end_stream()
+        self.again.is_empty() && self.source.is_end_stream()
     }
 }
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = UploadError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
         match &self.0 {
             Some(upload) => upload.borrow_mut().poll_frame(cx),
             None => Poll::Ready(None),
@@ -121,7 +147,7 @@ impl Body for RequestBody {
         let Some(upload) = &self.0 else { return SizeHint::with_exact(0) };
         let upload = upload.borrow();
         let again: u64 = upload.again.iter().map(|data| data.len() as u64).sum();
-        let rest = upload.incoming.size_hint();
+        let rest = upload.source.size_hint();
         let mut hint = SizeHint::new();
         hint.set_lower(again + rest.lower());
         if let Some(upper) = rest.upper() {

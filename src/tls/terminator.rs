@@ -27,6 +27,8 @@ pub struct Config {
     pub preset: Preset,
     /// Whose certificates clients may, or must, show.
     pub client_ca: Option<ClientCa>,
+    /// Whether HTTP/2 is offered.
+    pub offers_http2: bool,
 }
 
 /// Client certificates.
@@ -122,7 +124,8 @@ fn build(config: &Config, certificates: &Certificates, ring: &Arc<KeyRing>) -> R
         }
     };
     let mut settings = builder.with_cert_resolver(Arc::new(certificates.clone()));
-    settings.alpn_protocols = vec![ALPN_HTTP2.to_vec(), ALPN_HTTP1.to_vec()];
+    let protocols = if config.offers_http2 { &[ALPN_HTTP2, ALPN_HTTP1][..] } else { &[ALPN_HTTP1] };
+    settings.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
     settings.ticketer = ring.tickets(policy.finish().as_ref().to_vec());
     settings.session_storage = Arc::new(NoServerSessionStorage {});
     Ok(settings)

@@ -46,7 +46,7 @@ pub async fn serve(worker: Rc<Worker>, transport: Transport, client: Rc<Client>)
         if let Some(deadlines) = &deadlines {
             deadlines.head_ended(follows != Follows::Length(0));
         }
-        let turn = Turn { deadlines: deadlines.clone(), is_overfull: false };
+        let turn = Turn { deadlines: deadlines.clone(), is_overfull: false, informational: None };
         let is_head = parts.method == Method::HEAD;
         let (worker, client, deadlines) = (Rc::clone(&worker), Rc::clone(&client), deadlines.clone());
         async move {

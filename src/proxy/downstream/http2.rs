@@ -47,7 +47,7 @@ pub async fn serve(worker: Rc<Worker>, transport: Transport, client: Rc<Client>)
         let held = streams.hold(request.headers());
         let from_client = hyper::upgrade::on(&mut request);
         let (parts, body) = request.into_parts();
-        let turn = Turn { deadlines: deadlines.clone(), is_overfull: held.is_none() };
+        let turn = Turn { deadlines: deadlines.clone(), is_overfull: held.is_none(), informational: None };
         let (worker, client, streams) = (Rc::clone(&worker), Rc::clone(&client), streams.clone());
         async move {
             let Ok(head) = translate::request_head(&parts) else {

@@ -5,6 +5,7 @@ mod connection;
 mod frames;
 mod handshake;
 mod http1;
+mod http1_loop;
 mod http2;
 mod lifetime;
 mod listener;
@@ -15,6 +16,7 @@ mod streams;
 mod supervised;
 mod translate;
 mod upgrade;
+mod wire;
 
 pub use connection::Protocol;
 pub use listener::{Door, Listeners, accept};

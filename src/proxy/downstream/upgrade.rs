@@ -2,10 +2,11 @@
 
 use std::{cell::Cell, future::pending, rc::Rc};
 
+use bytes::Bytes;
 use http::Response;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncReadExt, split};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, split};
 use tokio_util::io::InspectWriter;
 use tracing::debug;
 
@@ -21,6 +22,7 @@ use crate::{
         worker::Worker,
     },
     telemetry::Counted,
+    transport::Transport,
 };
 
 /// Opens the tunnel to which a backend has agreed; returns what tells the client of it. `stream` is the client's, on HTTP/2.
@@ -32,30 +34,38 @@ pub fn open(
     stream: Option<OpenTunnel>,
 ) -> Response<ResponseBody> {
     let Opened { head, lines, opening, answering, exchange } = opened;
-    let joined = join(client, from_client, answering, exchange, stream);
     let open = Counted::one(&worker.shared.metrics.tunnels_open);
     worker.tasks.spawn_local(async move {
-        joined.await;
+        match from_client.await {
+            Ok(downstream) => join(&client, split(TokioIo::new(downstream)), answering, exchange, stream).await,
+            Err(error) => debug!(client = %client.address, %error, "a tunnel was not opened"),
+        }
         drop(open);
     });
     translate::opened(&head, lines, opening.is_connect())
 }
 
+/// Opens the tunnel over a connection that is ours, once the client has been told. `arrived` has come from it already.
+pub fn open_own(worker: &Worker, client: Rc<Client>, transport: Transport, arrived: Bytes, opened: Opened) {
+    let open = Counted::one(&worker.shared.metrics.tunnels_open);
+    worker.tasks.spawn_local(async move {
+        let (from_client, to_client) = split(transport);
+        let downstream = ((&arrived[..]).chain(from_client), to_client);
+        join(&client, downstream, opened.answering, opened.exchange, None).await;
+        drop(open);
+    });
+}
+
 /// Joins the two sides until both have closed, or one breaks; the end of one direction is passed on while the other goes
 /// on. The exchange is recorded at the end.
 async fn join(
-    client: Rc<Client>,
-    from_client: OnUpgrade,
+    client: &Client,
+    (from_client, to_client): (impl AsyncRead + Unpin, impl AsyncWrite + Unpin),
     answering: Answering,
     mut exchange: Box<Exchange>,
     stream: Option<OpenTunnel>,
 ) {
-    let downstream = match from_client.await {
-        Ok(downstream) => downstream,
-        Err(error) => return debug!(client = %client.address, %error, "a tunnel was not opened"),
-    };
     let Some((upstream, arrived)) = answering.into_socket() else { return };
-    let (from_client, to_client) = split(TokioIo::new(downstream));
     let (from_backend, to_backend) = split(upstream);
     let from_backend = (&arrived[..]).chain(from_backend);
     let to_client = InspectWriter::new(to_client, |bytes| exchange.sent(bytes.len() as u64));

@@ -2,13 +2,13 @@
 
 use std::{
     collections::VecDeque,
-    io::{self, IoSlice},
+    io,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker, ready},
 };
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::io::poll_read_buf;
 
@@ -61,24 +61,8 @@ impl Connection {
 
     /// Writes of these pieces what the socket takes at once, and removes it from them.
     pub fn poll_write(&mut self, pieces: &mut VecDeque<Bytes>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut slices = [IoSlice::new(&[]); MOST_SLICES];
-        let count = pieces.len().min(MOST_SLICES);
-        for (slice, piece) in slices.iter_mut().zip(&*pieces) {
-            *slice = IoSlice::new(piece);
-        }
-        let mut written = ready!(Pin::new(&mut self.transport).poll_write_vectored(cx, &slices[..count]))?;
-        if written == 0 {
-            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-        }
+        let written = ready!(self.transport.poll_write_pieces(pieces, cx))?;
         self.sent += written as u64;
-        while let Some(first) = pieces.front_mut() {
-            if first.len() > written {
-                first.advance(written);
-                break;
-            }
-            written -= first.len();
-            pieces.pop_front();
-        }
         Poll::Ready(Ok(()))
     }
 
@@ -109,6 +93,3 @@ impl Connection {
 
 /// With less room than this, a read is not worth its system call.
 const LEAST_ROOM: usize = 4 * 1024;
-
-/// Pieces that are written at once.
-const MOST_SLICES: usize = 16;

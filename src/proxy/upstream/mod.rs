@@ -16,7 +16,7 @@ use bytes::Bytes;
 use tokio::net::TcpStream;
 use tracing::debug;
 
-use super::upload::RequestBody;
+use super::upload::{RequestBody, UploadError};
 use crate::{
     dial::{DialError, Dialer},
     message::{Framing, Limits, ResponseHead, headers::keeps_alive},
@@ -29,7 +29,7 @@ use sending::{SendError, Sending};
 
 pub use answering::Answering;
 pub use pool::{Pool, Traffic};
-pub use receiving::{Broken, Piece};
+pub use receiving::{Broken, Informational, Piece};
 
 /// One worker's way to the backends.
 pub struct Upstream {
@@ -49,6 +49,8 @@ pub struct Outgoing {
     pub framing: Framing,
     /// Whether the response has no body because the request is a HEAD.
     pub is_head: bool,
+    /// Who wants to know of informational responses.
+    pub informational: Option<Informational>,
 }
 
 /// Why there is no head of a response.
@@ -61,8 +63,8 @@ pub enum UpstreamError {
     #[error(transparent)]
     Broken(#[from] Broken),
     /// The request's body broke off.
-    #[error("the client is gone")]
-    ClientGone,
+    #[error(transparent)]
+    Upload(#[from] UploadError),
 }
 
 /// A request that failed.
@@ -138,14 +140,14 @@ impl Upstream {
     ) -> Result<(ResponseHead, Answering), Failure> {
         let (sent, received) = (connection.sent(), connection.received());
         let mut sending = Some(Sending::new(request.head.clone(), request.body.share(), request.framing));
-        let mut reading = HeadReading::new(self.limits);
+        let mut reading = HeadReading::new(self.limits, request.informational.clone());
         let mut refusal = None;
         let outcome = poll_fn(|cx| {
             if let Some(rest) = &mut sending {
                 match rest.poll(&mut connection, cx) {
                     Poll::Pending => {}
                     Poll::Ready(Ok(())) => sending = None,
-                    Poll::Ready(Err(SendError::Client)) => return Poll::Ready(Err(UpstreamError::ClientGone)),
+                    Poll::Ready(Err(SendError::Client(error))) => return Poll::Ready(Err(error.into())),
                     // The backend may have said why.
                     Poll::Ready(Err(SendError::Socket(error))) => {
                         refusal = Some(error);

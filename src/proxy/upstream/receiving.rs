@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    rc::Rc,
     task::{Context, Poll, ready},
 };
 
@@ -35,17 +36,21 @@ pub enum Broken {
     Informational,
 }
 
-/// Reads the head of a response. Informational ones before it are passed over (RFC 9110 section 15.2).
+/// Takes informational responses, one after the other, before the final one comes.
+pub type Informational = Rc<dyn Fn(&ResponseHead)>;
+
+/// Reads the head of a response, and informational ones before it (RFC 9110 section 15.2).
 pub struct HeadReading {
     reader: HeadReader,
     limits: Limits,
-    passed_over: usize,
+    informational: Option<Informational>,
+    passed_on: usize,
 }
 
 impl HeadReading {
     /// Of a head that has not begun.
-    pub fn new(limits: Limits) -> Self {
-        Self { reader: HeadReader::default(), limits, passed_over: 0 }
+    pub fn new(limits: Limits, informational: Option<Informational>) -> Self {
+        Self { reader: HeadReader::default(), limits, informational, passed_on: 0 }
     }
 
     /// The head, once it is complete.
@@ -55,9 +60,12 @@ impl HeadReading {
                 if !matches!(head.status(), 100..=199) || head.status() == SWITCHING_PROTOCOLS {
                     return Poll::Ready(Ok(head));
                 }
-                self.passed_over += 1;
-                if self.passed_over > MOST_INFORMATIONAL {
+                self.passed_on += 1;
+                if self.passed_on > MOST_INFORMATIONAL {
                     return Poll::Ready(Err(Broken::Informational));
+                }
+                if let Some(pass_on) = &self.informational {
+                    pass_on(&head);
                 }
             }
             if ready!(connection.poll_fill(HEAD_ROOM, cx))? == 0 {

@@ -7,18 +7,19 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::HeaderMap;
 use http_body::Body;
 
 use super::connection::Connection;
 use crate::{
     message::{
-        Framing, ResponseHeadBuilder, Trailers, Version, chunk_header,
+        Framing, chunk_header,
         chunked::{DATA_END, END},
         headers::write_request_trailers,
     },
-    proxy::upload::RequestBody,
+    proxy::trailers::last_chunk,
+    proxy::upload::{RequestBody, UploadError},
 };
 
 /// What is still to be sent of a request. The body is asked for no more than the socket can be expected to take soon.
@@ -36,7 +37,7 @@ pub struct Sending {
 #[derive(Debug)]
 pub enum SendError {
     /// The client's body broke off.
-    Client,
+    Client(UploadError),
     /// The backend takes no more.
     Socket(io::Error),
 }
@@ -81,7 +82,7 @@ impl Sending {
                         }
                     }
                 },
-                Poll::Ready(Some(Err(_))) => return Err(SendError::Client),
+                Poll::Ready(Some(Err(error))) => return Err(SendError::Client(error)),
                 Poll::Ready(None) => self.put_end(&HeaderMap::new())?,
             }
         }
@@ -98,7 +99,7 @@ impl Sending {
             self.put(Bytes::from_static(DATA_END));
             return Ok(());
         }
-        self.left = self.left.checked_sub(data.len() as u64).ok_or(SendError::Client)?;
+        self.left = self.left.checked_sub(data.len() as u64).ok_or(SendError::Client(UploadError::Gone))?;
         self.put(data);
         Ok(())
     }
@@ -106,29 +107,20 @@ impl Sending {
     fn put_end(&mut self, trailers: &HeaderMap) -> Result<(), SendError> {
         self.body = None;
         if let Framing::Chunked = self.framing {
-            self.put(if trailers.is_empty() { Bytes::from_static(END) } else { last_chunk(trailers) });
+            self.put(if trailers.is_empty() {
+                Bytes::from_static(END)
+            } else {
+                last_chunk(trailers, write_request_trailers)
+            });
         }
         // A body that is shorter than was said must not look like a whole one.
-        if self.left == 0 { Ok(()) } else { Err(SendError::Client) }
+        if self.left == 0 { Ok(()) } else { Err(SendError::Client(UploadError::Gone)) }
     }
 
     fn put(&mut self, piece: Bytes) {
         self.waiting += piece.len();
         self.pieces.push_back(piece);
     }
-}
-
-/// The end of a chunked body with these trailers, those that may not pass left out.
-fn last_chunk(trailers: &HeaderMap) -> Bytes {
-    let mut head = ResponseHeadBuilder::new(Version::Http11, 200);
-    for (name, value) in trailers {
-        head.push_capitalised(name.as_str(), value.as_bytes());
-    }
-    let mut text = BytesMut::from(&b"0\r\n"[..]);
-    // What cannot be said in HTTP/1.1 is left out.
-    let trailers = head.build().map(|head| Trailers::from((*head).clone())).unwrap_or_default();
-    write_request_trailers(&mut text, &trailers);
-    text.freeze()
 }
 
 /// Bytes that may wait to be written. So much of a body is remembered, too, to be sent once more.

@@ -1,0 +1,207 @@
+//! A client's connection in HTTP/1.1: its socket, what has arrived on it, and what is to be written.
+
+use std::{
+    cell::RefCell,
+    collections::VecDeque,
+    io,
+    pin::Pin,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use http_body::{Body, Frame, SizeHint};
+use tokio::io::AsyncWrite;
+use tokio_util::io::poll_read_buf;
+
+use crate::{
+    message::{Chunk, ChunkReader, Framing, Trailers},
+    proxy::{client_timeouts::Deadlines, upload::UploadError},
+    transport::Transport,
+};
+
+/// A connection.
+pub struct Wire {
+    /// The socket; `None` once it has gone elsewhere.
+    transport: Option<Transport>,
+    /// What has arrived and was not taken yet.
+    pub input: BytesMut,
+    /// What waits to be written.
+    pub pieces: VecDeque<Bytes>,
+    body: Upload,
+    deadlines: Option<Arc<Deadlines>>,
+}
+
+/// What is to come of a request's body.
+enum Upload {
+    Length(u64),
+    Chunked(ChunkReader),
+    Ended,
+    Broken,
+}
+
+impl Wire {
+    /// A connection on which nothing was said yet.
+    pub fn new(transport: Transport, deadlines: Option<Arc<Deadlines>>) -> Self {
+        Self {
+            transport: Some(transport),
+            input: BytesMut::new(),
+            pieces: VecDeque::new(),
+            body: Upload::Ended,
+            deadlines,
+        }
+    }
+
+    /// Reads more; returns how many bytes, 0 at the end.
+    pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.input.capacity() - self.input.len() < LEAST_ROOM {
+            self.input.reserve(ROOM);
+        }
+        let Some(transport) = &mut self.transport else { return Poll::Ready(Ok(0)) };
+        poll_read_buf(Pin::new(transport), cx, &mut self.input)
+    }
+
+    /// Writes what waits; ready when nothing does any more.
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(transport) = &mut self.transport else { return Poll::Ready(Ok(())) };
+        while !self.pieces.is_empty() {
+            ready!(transport.poll_write_pieces(&mut self.pieces, cx))?;
+        }
+        Pin::new(transport).poll_flush(cx)
+    }
+
+    /// A request's body comes next, whose end is told in this way.
+    pub fn expect_body(&mut self, framing: Framing) {
+        self.body = match framing {
+            Framing::Chunked => Upload::Chunked(ChunkReader::default()),
+            Framing::Length(length) if length > 0 => Upload::Length(length),
+            Framing::None | Framing::Length(_) | Framing::UntilClose => Upload::Ended,
+        };
+    }
+
+    /// Whether the body of the request has been read to its end.
+    pub fn has_read_body(&self) -> bool {
+        matches!(self.body, Upload::Ended)
+    }
+
+    /// The next piece of the body.
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
+        loop {
+            match &mut self.body {
+                Upload::Ended => return Poll::Ready(None),
+                Upload::Broken => return Poll::Ready(Some(Err(UploadError::Gone))),
+                Upload::Length(left) => {
+                    let length = usize::try_from(*left).unwrap_or(usize::MAX).min(self.input.len());
+                    if length > 0 {
+                        *left -= length as u64;
+                        let data = self.input.split_to(length).freeze();
+                        if *left == 0 {
+                            self.end_body();
+                        }
+                        return Poll::Ready(Some(Ok(Frame::data(data))));
+                    }
+                }
+                Upload::Chunked(reader) => match reader.read(&mut self.input) {
+                    Err(error) => {
+                        self.body = Upload::Broken;
+                        return Poll::Ready(Some(Err(error.into())));
+                    }
+                    Ok(Some(Chunk::Data(data))) => return Poll::Ready(Some(Ok(Frame::data(data)))),
+                    Ok(Some(Chunk::End(trailers))) => {
+                        self.end_body();
+                        if trailers.is_empty() {
+                            return Poll::Ready(None);
+                        }
+                        return Poll::Ready(Some(Ok(Frame::trailers(map_of(&trailers)))));
+                    }
+                    Ok(None) => {}
+                },
+            }
+            if !matches!(ready!(self.poll_fill(cx)), Ok(1..)) {
+                self.body = Upload::Broken;
+            }
+        }
+    }
+
+    fn end_body(&mut self) {
+        self.body = Upload::Ended;
+        if let Some(deadlines) = &self.deadlines {
+            deadlines.body_ended();
+        }
+    }
+
+    /// Waits for the client to leave while it is owed an answer. What it sends meanwhile is kept, up to a limit.
+    pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            if !self.has_read_body() || self.input.len() >= MOST_AHEAD {
+                return Poll::Pending;
+            }
+            let before = self.input.len();
+            match ready!(self.poll_fill(cx)) {
+                Ok(1..) => {
+                    if let Some(deadlines) = self.deadlines.as_ref().filter(|_| before == 0) {
+                        deadlines.head_began();
+                    }
+                }
+                Ok(0) | Err(_) => return Poll::Ready(()),
+            }
+        }
+    }
+
+    /// Closes our direction.
+    pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.transport {
+            Some(transport) => Pin::new(transport).poll_shutdown(cx),
+            None => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Gives the socket away, with what has arrived on it.
+    pub fn take(&mut self) -> Option<(Transport, Bytes)> {
+        let transport = self.transport.take()?;
+        Some((transport, std::mem::take(&mut self.input).freeze()))
+    }
+}
+
+/// The body of the request that a connection is at.
+pub struct ClientBody(pub Rc<RefCell<Wire>>);
+
+impl Body for ClientBody {
+    type Data = Bytes;
+    type Error = UploadError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
+        self.0.borrow_mut().poll_body(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.borrow().has_read_body()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self.0.borrow().body {
+            Upload::Length(left) => SizeHint::with_exact(left),
+            Upload::Ended => SizeHint::with_exact(0),
+            Upload::Chunked(_) | Upload::Broken => SizeHint::default(),
+        }
+    }
+}
+
+fn map_of(trailers: &Trailers) -> HeaderMap {
+    let mut map = HeaderMap::new();
+    for line in trailers.lines() {
+        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(line.name), HeaderValue::from_bytes(line.value)) {
+            map.append(name, value);
+        }
+    }
+    map
+}
+
+/// Bytes that are read at once, and the room below which a read is not worth its system call.
+const ROOM: usize = 16 * 1024;
+const LEAST_ROOM: usize = 2 * 1024;
+
+/// Bytes of further requests that are read while one is being answered.
+const MOST_AHEAD: usize = 64 * 1024;

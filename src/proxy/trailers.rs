@@ -1,0 +1,19 @@
+//! The end of a chunked body, with trailers that a library has kept.
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+
+use crate::message::{ResponseHeadBuilder, Trailers, Version};
+
+/// The last chunk and these trailers; `write` knows which of them may pass, and writes them.
+pub fn last_chunk(trailers: &HeaderMap, write: impl FnOnce(&mut BytesMut, &Trailers)) -> Bytes {
+    let mut head = ResponseHeadBuilder::new(Version::Http11, 200);
+    for (name, value) in trailers {
+        head.push_capitalised(name.as_str(), value.as_bytes());
+    }
+    let mut text = BytesMut::from(&b"0\r\n"[..]);
+    // What cannot be said in HTTP/1.1 is left out.
+    let trailers = head.build().map(|head| Trailers::from((*head).clone())).unwrap_or_default();
+    write(&mut text, &trailers);
+    text.freeze()
+}

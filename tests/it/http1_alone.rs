@@ -1,0 +1,73 @@
+//! `--engine fasthttp`: HTTP/1.1 alone, passed on as it was written.
+
+use super::support::{Backend, Stack};
+
+const HOST: &str = "alone.test";
+
+fn start() -> (Stack, Backend) {
+    let stack = Stack::start(&["--engine=fasthttp"]);
+    let backend = Backend::start(|exchange| {
+        exchange.send("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n");
+        let body = exchange.read_body();
+        let text = [exchange.head.as_bytes(), b"\r\n\r\n", &body].concat();
+        exchange.answer("200 Fine by me", "x-oDD: 1\r\n", &text);
+        true
+    });
+    stack.route(HOST, &[&backend]);
+    (stack, backend)
+}
+
+#[test]
+fn targets_and_names_reach_the_backend_as_they_were_written() {
+    let (stack, _backend) = start();
+    let mut client = stack.planb.connect();
+    for target in ["/a\"<>|{}^`\\", "/\u{e9}", "/%zz?[]", "/a//../b"] {
+        client.send(format!("GET {target} HTTP/1.1\r\nHost: {HOST}\r\nx-mIXED: 1\r\n\r\n"));
+        assert_eq!(client.head().unwrap().status, 103);
+        let response = client.response();
+        assert!(response.text().starts_with(&format!("GET {target} HTTP/1.1\r\n")), "{}", response.text());
+        assert!(response.text().contains("\r\nx-mIXED: 1\r\n"), "{}", response.text());
+        assert!(response.headers.contains(&("x-oDD".to_owned(), "1".to_owned())), "{:?}", response.headers);
+    }
+}
+
+#[test]
+fn an_informational_response_is_passed_on_to_those_who_know_of_it() {
+    let (stack, _backend) = start();
+    let mut client = stack.planb.connect();
+    client.send(format!("GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n"));
+    let early = client.head().unwrap();
+    assert_eq!((early.status, early.header("link")), (103, Some("</a>")));
+    assert_eq!(client.response().status, 200);
+
+    let mut client = stack.planb.connect();
+    client.send(format!("GET / HTTP/1.0\r\nHost: {HOST}\r\n\r\n"));
+    assert_eq!(client.response().status, 200);
+}
+
+#[test]
+fn requests_behind_one_another_are_answered_in_their_order() {
+    let (stack, _backend) = start();
+    let mut client = stack.planb.connect();
+    for number in 0..50 {
+        let body = number.to_string();
+        let length = body.len();
+        client.send(format!("POST /{number} HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: {length}\r\n\r\n{body}"));
+    }
+    for number in 0..50 {
+        assert_eq!(client.head().unwrap().status, 103);
+        let response = client.response();
+        assert!(response.text().starts_with(&format!("POST /{number} ")), "{number}: {}", response.text());
+        assert!(response.text().ends_with(&format!("\r\n\r\n{number}")), "{number}: {}", response.text());
+    }
+}
+
+#[test]
+fn http_2_is_not_spoken() {
+    let (stack, backend) = start();
+    let before = backend.requests().len();
+    let mut client = stack.planb.connect();
+    client.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+    assert_eq!(client.response().status, 400);
+    assert_eq!(backend.requests().len(), before);
+}
