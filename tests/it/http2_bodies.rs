@@ -265,6 +265,25 @@ fn events_pass_at_once() {
 }
 
 #[test]
+fn chunks_of_a_byte_do_not_become_frames_of_a_byte() {
+    let backend = Backend::start(|exchange| {
+        let chunks = b"1\r\nx\r\n".repeat(20_000);
+        exchange.send([b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", &chunks[..], b"0\r\n\r\n"].concat())
+    });
+    let site = Site::start(&[], &[&backend.url()]);
+    let mut client = site.connect();
+    let mut stream = client.begin(get("/"));
+    assert_eq!(stream.head().status, 200);
+    let (mut frames, mut bytes) = (0, 0);
+    while let Some(part) = stream.part().unwrap() {
+        frames += 1;
+        bytes += part.len();
+    }
+    assert_eq!(bytes, 20_000);
+    assert!(frames < 1_000, "{frames} frames");
+}
+
+#[test]
 fn a_response_may_come_before_the_request_has_ended() {
     let backend = Backend::start(|exchange| {
         if exchange.head.contains("/refused") {
