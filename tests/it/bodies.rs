@@ -287,6 +287,29 @@ fn an_upload_may_be_answered_before_its_end() {
 }
 
 #[test]
+fn an_upload_goes_on_after_its_answer_if_the_backend_reads_on() {
+    let stack = Stack::start(&["--workers=1"]);
+    let backend = Backend::start(|exchange| {
+        exchange.answer("202 Accepted", "", b"go on");
+        let body = exchange.read_body();
+        body == [b'x'; 60]
+    });
+    stack.list(HOST, &[&backend.url()]);
+    let mut client = stack.planb.connect();
+    client.send(format!("POST / HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 60\r\n\r\n"));
+    assert_eq!(client.response().status, 202);
+    let began = std::time::Instant::now();
+    for number in 0..60 {
+        client.send("x");
+        // The line is so slow.
+        wait_until("the next byte is due", || began.elapsed().as_millis() >= number * 60);
+    }
+    client.send(format!("POST / HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 60\r\n\r\n{}", "x".repeat(60)));
+    assert_eq!(client.response().status, 202);
+    assert_eq!(backend.requests().len(), 2);
+}
+
+#[test]
 fn a_head_reaches_the_client_although_its_body_breaks_off_at_once() {
     let stack = Stack::start(&["--workers=1"]);
     let backend = Backend::start(|exchange| {

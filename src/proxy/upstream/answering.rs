@@ -84,10 +84,9 @@ impl Answering {
         let pool = Rc::clone(&self.pool);
         match self.sending.take() {
             None => pool.put(connection),
-            // The backend had no need of the rest, but it may be about to come.
+            // The backend did not wait for the rest, but it may well read it.
             Some(mut sending) => drop(tokio::task::spawn_local(async move {
-                let sent = poll_fn(|cx| sending.poll(&mut connection, cx));
-                if let Ok(Ok(())) = tokio::time::timeout(SETTLE, sent).await {
+                if send_rest(&mut sending, &mut connection).await {
                     pool.put(connection);
                 }
             })),
@@ -100,5 +99,17 @@ impl Answering {
     }
 }
 
-/// How long the rest of a request may take after a complete response.
-const SETTLE: Duration = Duration::from_secs(1);
+/// Sends the rest of a request after its response, for as long as there is progress. Returns whether all of it was sent.
+async fn send_rest(sending: &mut Sending, connection: &mut Connection) -> bool {
+    loop {
+        let before = connection.sent();
+        match tokio::time::timeout(PATIENCE, poll_fn(|cx| sending.poll(connection, cx))).await {
+            Ok(outcome) => return outcome.is_ok(),
+            Err(_) if connection.sent() == before => return false,
+            Err(_) => {}
+        }
+    }
+}
+
+/// How long the rest of a request may make no progress after a complete response.
+const PATIENCE: Duration = Duration::from_secs(2);
