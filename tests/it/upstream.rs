@@ -251,6 +251,32 @@ fn a_response_of_two_framings_cannot_become_two_responses() {
 }
 
 #[test]
+fn what_a_backend_sends_beyond_its_answer_reaches_nobody() {
+    let stack = Stack::start(&["--workers=1"]);
+    let backend = Backend::start(|exchange| {
+        let own = match exchange.head.split(' ').nth(1).unwrap() {
+            "/204" => "HTTP/1.1 204 No Content\r\n\r\n",
+            "/304" => "HTTP/1.1 304 Not Modified\r\n\r\n",
+            "/chunked" => "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+            _ if exchange.head.starts_with("HEAD") => "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n",
+            _ => "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+        };
+        exchange.send([own, "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"].concat())
+    });
+    stack.list(HOST, &[&backend.url()]);
+    let mut client = stack.planb.connect();
+    for _ in 0..5 {
+        for (path, status, text) in [("/", 200, "ok"), ("/204", 204, ""), ("/304", 304, ""), ("/chunked", 200, "ok")] {
+            let response = client.get(HOST, path);
+            assert_eq!((response.status, response.text().as_str()), (status, text), "{path}");
+        }
+        client.send(format!("HEAD / HTTP/1.1\r\nHost: {HOST}\r\n\r\n"));
+        assert_eq!(client.head().unwrap().header("content-length"), Some("2"));
+    }
+    assert_eq!((backend.requests().len(), backend.connections()), (25, 25));
+}
+
+#[test]
 fn the_proxy_itself_answers_for_its_own_health_and_for_strangers() {
     let stack = Stack::start(&[]);
     let mut client = stack.planb.connect();

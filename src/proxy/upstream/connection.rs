@@ -2,14 +2,20 @@
 
 use std::{
     collections::VecDeque,
+    future::poll_fn,
     io,
-    pin::Pin,
+    mem::MaybeUninit,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, Waker, ready},
 };
 
 use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use socket2::SockRef;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    task::unconstrained,
+};
 use tokio_util::io::poll_read_buf;
 
 use crate::{routing::Backend, transport::Transport};
@@ -76,8 +82,16 @@ impl Connection {
     pub fn is_usable(&mut self) -> bool {
         let mut byte = [0];
         let mut read = ReadBuf::new(&mut byte);
-        let mut cx = Context::from_waker(Waker::noop());
-        self.input.is_empty() && Pin::new(&mut self.transport).poll_read(&mut cx, &mut read).is_pending()
+        // A task that has done enough for once is told that nothing has arrived, whatever has.
+        let read = unconstrained(poll_fn(|cx| Pin::new(&mut self.transport).poll_read(cx, &mut read)));
+        self.input.is_empty() && pin!(read).poll(&mut Context::from_waker(Waker::noop())).is_pending()
+    }
+
+    /// Whether nothing is there to be read. The system is asked, which knows more than it has announced: while a worker has
+    /// much to do, that may be milliseconds old.
+    pub fn is_silent(&self) -> bool {
+        let peeked = SockRef::from(self.transport.socket()).peek(&mut [MaybeUninit::uninit()]);
+        peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
     /// Gives the memory back that an idle connection has no use for.
@@ -93,3 +107,50 @@ impl Connection {
 
 /// With less room than this, a read is not worth its system call.
 const LEAST_ROOM: usize = 4 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use std::{io::Write, net};
+
+    use tokio::{
+        net::{TcpListener, TcpStream},
+        task::coop::{consume_budget, has_budget_remaining},
+    };
+
+    use super::*;
+
+    /// A connection, and its other end.
+    async fn connected() -> (Connection, net::TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (near, far) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let far = far.unwrap().0.into_std().unwrap();
+        let backend = Arc::new(Backend::parse(&address.to_string()).unwrap());
+        (Connection::new(near.unwrap().into(), backend), far)
+    }
+
+    #[tokio::test]
+    async fn a_task_that_has_done_much_does_not_take_a_used_connection_for_an_idle_one() {
+        let (mut connection, mut far) = connected().await;
+        assert!(connection.is_usable());
+        far.write_all(b"x").unwrap();
+        connection.transport.socket().readable().await.unwrap();
+        while has_budget_remaining() {
+            consume_budget().await;
+        }
+        assert!(!connection.is_usable());
+    }
+
+    #[tokio::test]
+    async fn what_has_not_been_announced_yet_is_seen() {
+        for says in [&b"x"[..], b""] {
+            let (mut connection, mut far) = connected().await;
+            assert!(connection.is_usable() && connection.is_silent());
+            far.write_all(says).unwrap();
+            if says.is_empty() {
+                far.shutdown(net::Shutdown::Write).unwrap();
+            }
+            assert!(!connection.is_silent(), "{says:?}");
+        }
+    }
+}

@@ -54,7 +54,7 @@ impl Pool {
         let kept = all.get_mut(origin)?;
         while let Some(mut idle) = kept.pop_back() {
             self.traffic.idle.dec();
-            if idle.since.elapsed() < KEEP && idle.connection.is_usable() {
+            if idle.since.elapsed() < KEEP && idle.connection.is_usable() && idle.connection.is_silent() {
                 self.traffic.reuses.inc();
                 return Some(idle.connection);
             }
