@@ -304,9 +304,10 @@ fn an_upload_goes_on_after_its_answer_if_the_backend_reads_on() {
         // The line is so slow.
         wait_until("the next byte is due", || began.elapsed().as_millis() >= number * 60);
     }
+    wait_until("the connection is kept", || stack.planb.count("planb_reverseproxy_pool_idle_connections") == 1);
     client.send(format!("POST / HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 60\r\n\r\n{}", "x".repeat(60)));
     assert_eq!(client.response().status, 202);
-    assert_eq!(backend.requests().len(), 2);
+    assert_eq!((backend.requests().len(), backend.connections()), (2, 1));
 }
 
 #[test]

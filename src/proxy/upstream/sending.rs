@@ -72,10 +72,17 @@ impl Sending {
     fn fill(&mut self, cx: &mut Context<'_>) -> Result<bool, SendError> {
         while self.waiting < MOST_WAITING {
             let Some(body) = &mut self.body else { return Ok(false) };
-            match Pin::new(body).poll_frame(cx) {
+            match Pin::new(&mut *body).poll_frame(cx) {
                 Poll::Pending => return Ok(true),
                 Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
-                    Ok(data) => self.put_data(data)?,
+                    Ok(data) => {
+                        // Once there is a whole response, the library does not tell of the end before the next request.
+                        let is_last = matches!(self.framing, Framing::Length(_)) && body.is_end_stream();
+                        self.put_data(data)?;
+                        if is_last {
+                            self.put_end(&HeaderMap::new())?;
+                        }
+                    }
                     Err(frame) => {
                         if let Ok(trailers) = frame.into_trailers() {
                             self.put_end(&trailers)?;
