@@ -44,6 +44,9 @@ impl Target {
         }
         let base = Url::parse(&format!("{}{}", self.origin, self.uri)).map_err(|_| Astray)?;
         let next = base.join(location).map_err(|_| Astray)?;
+        if !matches!(next.scheme(), "http" | "https") {
+            return Err(Astray);
+        }
         let uri = uri(next[Position::BeforePath..Position::AfterQuery].as_bytes()).ok_or(Astray)?;
         // A host that stays is the one that the backend's URL names, whatever the library makes of it.
         if next[..Position::BeforePath] == base[..Position::BeforePath] {
@@ -162,8 +165,17 @@ mod tests {
     #[test]
     fn a_redirect_to_nowhere_is_astray() {
         let from = target("http://b", "");
-        for location in ["ftp://b/", "javascript:alert(1)", "http://", "http://b:99999/", "http://a b/", "http://b:0/"]
-        {
+        let all = [
+            "ftp://b/",
+            "javascript:alert(1)",
+            "a:",
+            "b:81/",
+            "http://",
+            "http://b:99999/",
+            "http://a b/",
+            "http://b:0/",
+        ];
+        for location in all {
             assert_eq!(redirected(&from, location.as_bytes()), Err(Astray), "{location}");
         }
         assert_eq!(redirected(&from, b"/\xff"), Err(Astray));
