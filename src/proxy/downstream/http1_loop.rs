@@ -161,7 +161,7 @@ impl Connection<'_> {
         if let Some(deadlines) = &self.deadlines {
             deadlines.head_ended(!framing.is_empty());
         }
-        let body = RequestBody::new(ClientBody(Rc::clone(&self.wire)), None);
+        let body = RequestBody::new(ClientBody::of(&self.wire), None);
         let turn = Turn {
             deadlines: self.deadlines.clone(),
             is_overfull: false,
@@ -251,6 +251,10 @@ impl Connection<'_> {
         self.wire.borrow_mut().pieces.push_back(text.freeze());
         if self.write_body(body, framing == Framing::Chunked).await.is_err() {
             return After::Gone;
+        }
+        if is_kept {
+            // A backend that has answered early may still read.
+            poll_fn(|cx| self.wire.borrow_mut().poll_settled(cx)).await;
         }
         let wire = self.wire.borrow();
         if is_kept && wire.has_read_body() { After::Kept } else { After::Closed }

@@ -7,7 +7,7 @@ use std::{
     pin::Pin,
     rc::Rc,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
 };
 
 use bytes::{Bytes, BytesMut};
@@ -31,6 +31,9 @@ pub struct Wire {
     /// What waits to be written.
     pub pieces: VecDeque<Bytes>,
     body: Upload,
+    /// Whether somebody may still read the request's body, and who waits until nobody does.
+    is_body_wanted: bool,
+    settled: Option<Waker>,
     deadlines: Option<Arc<Deadlines>>,
 }
 
@@ -50,6 +53,8 @@ impl Wire {
             input: BytesMut::new(),
             pieces: VecDeque::new(),
             body: Upload::Ended,
+            is_body_wanted: false,
+            settled: None,
             deadlines,
         }
     }
@@ -84,6 +89,15 @@ impl Wire {
     /// Whether the body of the request has been read to its end.
     pub fn has_read_body(&self) -> bool {
         matches!(self.body, Upload::Ended)
+    }
+
+    /// Waits until the request's body has been read to its end, or nobody reads it.
+    pub fn poll_settled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.has_read_body() || !self.is_body_wanted {
+            return Poll::Ready(());
+        }
+        self.settled = Some(cx.waker().clone());
+        Poll::Pending
     }
 
     /// The next piece of the body.
@@ -166,7 +180,25 @@ impl Wire {
 }
 
 /// The body of the request that a connection is at.
-pub struct ClientBody(pub Rc<RefCell<Wire>>);
+pub struct ClientBody(Rc<RefCell<Wire>>);
+
+impl ClientBody {
+    /// Of this connection.
+    pub fn of(wire: &Rc<RefCell<Wire>>) -> Self {
+        wire.borrow_mut().is_body_wanted = true;
+        Self(Rc::clone(wire))
+    }
+}
+
+impl Drop for ClientBody {
+    fn drop(&mut self) {
+        let mut wire = self.0.borrow_mut();
+        wire.is_body_wanted = false;
+        if let Some(waker) = wire.settled.take() {
+            waker.wake();
+        }
+    }
+}
 
 impl Body for ClientBody {
     type Data = Bytes;
