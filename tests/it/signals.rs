@@ -68,13 +68,18 @@ fn a_dump_that_nobody_reads_is_no_loss_of_another_log() {
     let (master, replica) = redis_pair();
     let mut planb = Planb::builder(&replica, &master).arguments(&["--access-log=none"]).unread_stdout().start();
     planb.close_stdout();
-    planb.signal("USR1");
+    let mut dumps = 0;
+    // While a test beside this one starts a process, that process has our end of the pipe until it has become another program.
+    wait_until("a dump finds no reader", || {
+        planb.signal("USR1");
+        dumps += 1;
+        planb.count("planb_log_dump_lines_dropped_total") > 0
+    });
     planb.wait_for_log("dump log lines were dropped: Broken pipe");
-    assert!(planb.count("planb_log_dump_lines_dropped_total") > 0);
     assert_eq!(planb.count("planb_log_error_lines_dropped_total"), 0);
     planb.signal("USR2");
     planb.wait_for_log("USR2");
-    assert_eq!(planb.log().iter().filter(|line| line.contains("lines were dropped")).count(), 1);
+    assert!(planb.log().iter().filter(|line| line.contains("lines were dropped")).count() <= dumps);
 }
 
 #[test]
