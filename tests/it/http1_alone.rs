@@ -1,6 +1,6 @@
 //! `--engine fasthttp`: HTTP/1.1 alone, passed on as it was written.
 
-use super::support::{Backend, Stack};
+use super::support::{Backend, PATIENCE, Stack};
 
 const HOST: &str = "alone.test";
 
@@ -70,4 +70,23 @@ fn http_2_is_not_spoken() {
     client.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
     assert_eq!(client.response().status, 400);
     assert_eq!(backend.requests().len(), before);
+}
+
+#[test]
+fn an_upload_that_is_answered_early_arrives_whole_before_its_connection_closes() {
+    let stack = Stack::start(&["--engine=fasthttp", "--workers=1"]);
+    let (whole, arrived) = std::sync::mpsc::channel();
+    let backend = Backend::start(move |exchange| {
+        exchange.answer("202 Accepted", "", b"go on");
+        whole.send(exchange.read_body()).unwrap();
+        true
+    });
+    stack.list(HOST, &[&backend.url()]);
+    let mut client = stack.planb.connect();
+    client.send(format!("POST / HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\nContent-Length: 100\r\n\r\n"));
+    assert_eq!(client.response().status, 202);
+    for number in 0..100u8 {
+        client.send([number]);
+    }
+    assert_eq!(arrived.recv_timeout(PATIENCE).unwrap(), (0..100).collect::<Vec<u8>>());
 }

@@ -252,7 +252,7 @@ impl Connection<'_> {
         if self.write_body(body, framing == Framing::Chunked).await.is_err() {
             return After::Gone;
         }
-        if is_kept {
+        if framing != Framing::UntilClose {
             // A backend that has answered early may still read.
             poll_fn(|cx| self.wire.borrow_mut().poll_settled(cx)).await;
         }
@@ -372,6 +372,7 @@ impl Connection<'_> {
     /// Closes our direction. What the client still sends is read and dropped for a while: closing a socket with unread bytes
     /// resets it, and the reset can overtake the answer that explains it (RFC 9112 section 9.6).
     async fn linger(&self) {
+        self.wire.borrow_mut().abandon_body();
         let reading = poll_fn(|cx| {
             let mut wire = self.wire.borrow_mut();
             loop {

@@ -91,6 +91,13 @@ impl Wire {
         matches!(self.body, Upload::Ended)
     }
 
+    /// What is to come of the body is dropped: whoever still reads it must not take what comes later for it.
+    pub fn abandon_body(&mut self) {
+        if !self.has_read_body() {
+            self.body = Upload::Broken;
+        }
+    }
+
     /// Waits until the request's body has been read to its end, or nobody reads it.
     pub fn poll_settled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.has_read_body() || !self.is_body_wanted {
