@@ -1,5 +1,12 @@
 //! `--engine fasthttp`: HTTP/1.1 alone, passed on as it was written.
 
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+    sync::{Mutex, mpsc},
+    thread,
+};
+
 use super::support::{Backend, PATIENCE, Stack};
 
 const HOST: &str = "alone.test";
@@ -75,18 +82,32 @@ fn http_2_is_not_spoken() {
 #[test]
 fn an_upload_that_is_answered_early_arrives_whole_before_its_connection_closes() {
     let stack = Stack::start(&["--engine=fasthttp", "--workers=1"]);
-    let (whole, arrived) = std::sync::mpsc::channel();
+    let (whole, arrived) = mpsc::channel();
+    let (go, may_go) = mpsc::channel();
+    let may_go = Mutex::new(may_go);
     let backend = Backend::start(move |exchange| {
         exchange.answer("202 Accepted", "", b"go on");
+        may_go.lock().unwrap().recv_timeout(PATIENCE).unwrap();
         whole.send(exchange.read_body()).unwrap();
         true
     });
     stack.list(HOST, &[&backend.url()]);
-    let mut client = stack.planb.connect();
-    client.send(format!("POST / HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\nContent-Length: 100\r\n\r\n"));
-    assert_eq!(client.response().status, 202);
-    for number in 0..100u8 {
-        client.send([number]);
+    let body: Vec<u8> = (0..5_000_000u32).flat_map(u32::to_be_bytes).collect();
+    let head =
+        format!("POST / HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
+    let mut client = TcpStream::connect(stack.planb.address()).unwrap();
+    let mut writer = client.try_clone().unwrap();
+    let sent = [head.as_bytes(), &body].concat();
+    // Much of it waits in the sockets while nobody reads.
+    let sender = thread::spawn(move || writer.write_all(&sent));
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"go on") {
+        let mut piece = [0; 512];
+        let length = client.read(&mut piece).unwrap();
+        assert!(length > 0, "{}", String::from_utf8_lossy(&answer));
+        answer.extend_from_slice(&piece[..length]);
     }
-    assert_eq!(arrived.recv_timeout(PATIENCE).unwrap(), (0..100).collect::<Vec<u8>>());
+    go.send(()).unwrap();
+    assert!(arrived.recv_timeout(PATIENCE).unwrap() == body, "the upload is not intact");
+    sender.join().unwrap().unwrap();
 }
