@@ -26,8 +26,20 @@ pub struct Answering {
     /// The rest of the request.
     sending: Option<Sending>,
     /// Whether the connection can serve another request afterwards.
-    is_kept_alive: bool,
+    reuse: Reuse,
     pool: Rc<Pool>,
+}
+
+/// Whether a connection can serve another request after a response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reuse {
+    /// It is closed.
+    Never,
+    /// It can at once.
+    AtOnce,
+    /// The response's head has told of a body that such a response does not have. Backends that send one all the same do so
+    /// right behind the head, and it must not become another client's answer.
+    AfterAMoment,
 }
 
 impl Answering {
@@ -35,10 +47,10 @@ impl Answering {
         connection: Connection,
         body: BodyReading,
         sending: Option<Sending>,
-        is_kept_alive: bool,
+        reuse: Reuse,
         pool: &Rc<Pool>,
     ) -> Self {
-        Self { connection: Some(connection), body, sending, is_kept_alive, pool: Rc::clone(pool) }
+        Self { connection: Some(connection), body, sending, reuse, pool: Rc::clone(pool) }
     }
 
     /// Whether nothing more of the body is to come.
@@ -61,7 +73,7 @@ impl Answering {
                 // Its answer counts all the same.
                 Poll::Ready(Err(_)) => {
                     self.sending = None;
-                    self.is_kept_alive = false;
+                    self.reuse = Reuse::Never;
                 }
             }
         }
@@ -70,7 +82,7 @@ impl Answering {
             Poll::Ready(piece) => piece,
         };
         if piece.is_err() {
-            self.is_kept_alive = false;
+            self.reuse = Reuse::Never;
             self.connection = None;
         } else if self.body.has_ended() {
             self.give_back();
@@ -80,15 +92,21 @@ impl Answering {
 
     /// Lets go of the connection, once the body has ended.
     pub fn give_back(&mut self) {
-        let Some(mut connection) = self.connection.take().filter(|_| self.is_kept_alive) else { return };
-        let pool = Rc::clone(&self.pool);
+        let Some(mut connection) = self.connection.take().filter(|_| self.reuse != Reuse::Never) else { return };
+        let (pool, waits) = (Rc::clone(&self.pool), self.reuse == Reuse::AfterAMoment);
         match self.sending.take() {
-            None => pool.put(connection),
+            None if !waits => pool.put(connection),
             // The backend did not wait for the rest, but it may well read it.
-            Some(mut sending) => drop(tokio::task::spawn_local(async move {
-                if send_rest(&mut sending, &mut connection).await {
-                    pool.put(connection);
+            sending => drop(tokio::task::spawn_local(async move {
+                if let Some(mut sending) = sending
+                    && !send_rest(&mut sending, &mut connection).await
+                {
+                    return;
                 }
+                if waits {
+                    tokio::time::sleep(MOMENT).await;
+                }
+                pool.put(connection);
             })),
         }
     }
@@ -113,3 +131,48 @@ async fn send_rest(sending: &mut Sending, connection: &mut Connection) -> bool {
 
 /// How long the rest of a request may make no progress after a complete response.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long a body is waited for that must not come.
+const MOMENT: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    use std::{io::Write, sync::Arc};
+
+    use prometheus::{IntCounter, IntGauge};
+    use tokio::task::LocalSet;
+
+    use super::{
+        super::{Traffic, connection::tests::connected},
+        *,
+    };
+    use crate::message::Framing;
+
+    fn counter() -> IntCounter {
+        IntCounter::new("name", "help").unwrap()
+    }
+
+    /// Whether a connection can be had right after a response without a body, and a while later. `surplus` comes meanwhile.
+    async fn is_kept(reuse: Reuse, surplus: &[u8]) -> [bool; 2] {
+        let idle = IntGauge::new("name", "help").unwrap();
+        let pool = Pool::new(Traffic { dials: counter(), reuses: counter(), idle });
+        let (connection, mut far) = connected().await;
+        let origin = Arc::clone(connection.backend().origin());
+        Answering::new(connection, BodyReading::new(Framing::None), None, reuse, &pool).give_back();
+        let at_once = pool.take(&origin);
+        far.write_all(surplus).unwrap();
+        tokio::time::sleep(2 * MOMENT).await;
+        [at_once.is_some(), pool.take(&origin).is_some()]
+    }
+
+    #[tokio::test]
+    async fn a_body_that_must_not_come_is_nobodys_answer() {
+        let asking = async {
+            assert_eq!(is_kept(Reuse::AtOnce, b"").await, [true, false]);
+            assert_eq!(is_kept(Reuse::AfterAMoment, b"").await, [false, true]);
+            assert_eq!(is_kept(Reuse::AfterAMoment, b"surplus").await, [false, false]);
+            assert_eq!(is_kept(Reuse::Never, b"").await, [false, false]);
+        };
+        LocalSet::new().run_until(asking).await;
+    }
+}

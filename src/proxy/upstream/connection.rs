@@ -109,7 +109,7 @@ impl Connection {
 const LEAST_ROOM: usize = 4 * 1024;
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::{io::Write, net};
 
     use tokio::{
@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     /// A connection, and its other end.
-    async fn connected() -> (Connection, net::TcpStream) {
+    pub async fn connected() -> (Connection, net::TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (near, far) = tokio::join!(TcpStream::connect(address), listener.accept());

@@ -19,10 +19,11 @@ use tracing::debug;
 use super::upload::{RequestBody, UploadError};
 use crate::{
     dial::{DialError, Dialer},
-    message::{Framing, Limits, ResponseHead, headers::keeps_alive},
+    message::{Framing, Known, Limits, ResponseHead, framing::content_length, headers::keeps_alive},
     routing::{Backend, Origin},
 };
 
+use answering::Reuse;
 use connection::Connection;
 use receiving::{BodyReading, HeadReading};
 use sending::{SendError, Sending};
@@ -87,6 +88,11 @@ pub enum Progress {
     },
     /// More than that.
     Begun,
+}
+
+/// Whether a head says that bytes follow.
+fn tells_of_body(head: &ResponseHead) -> bool {
+    head.has(Known::TransferEncoding) || !matches!(content_length(head), Ok(None | Some(0)))
 }
 
 impl Upstream {
@@ -163,9 +169,13 @@ impl Upstream {
         });
         match framed {
             Ok((head, framing)) => {
-                let is_kept_alive = refusal.is_none() && keeps_alive(head.version(), &head);
+                let reuse = match framing {
+                    _ if refusal.is_some() || !keeps_alive(head.version(), &head) => Reuse::Never,
+                    Framing::None if tells_of_body(&head) => Reuse::AfterAMoment,
+                    _ => Reuse::AtOnce,
+                };
                 let body = BodyReading::new(framing);
-                Ok((head, Answering::new(connection, body, sending, is_kept_alive, &self.pool)))
+                Ok((head, Answering::new(connection, body, sending, reuse, &self.pool)))
             }
             Err(error) => {
                 let progress = if connection.received() != received {

@@ -267,7 +267,9 @@ impl Exchange<'_> {
     /// Sends a whole response; `headers` are complete lines. The proxy may have gone.
     pub fn answer(&mut self, status: &str, headers: &str, body: &[u8]) {
         self.send(format!("HTTP/1.1 {status}\r\n{headers}Content-Length: {}\r\n\r\n", body.len()));
-        self.send(body);
+        if !self.head.starts_with("HEAD ") {
+            self.send(body);
+        }
     }
 
     /// Accepts the request to become a WebSocket.
