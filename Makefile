@@ -7,9 +7,6 @@ CHAOS_SECONDS ?= 120
 ATTRITION_SEEDS ?= 1
 ATTRITION_SECONDS ?= 120
 
-# Tests that ask over HTTP/2 or for another engine, and those that have no request in them.
-NOT_BY_HTTP1_ALONE = $(addprefix --skip ,http2 http_2 passthrough architecture curl_is_served_over_both fleet)
-
 .PHONY: help setup build demo test fleet bench bench-tls bench-latency bench-certificates bench-outages bench-table chaos attrition failovers fuzz deny
 
 help:
@@ -44,7 +41,6 @@ test: setup
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items
 	$(CARGO) test --locked --lib --bins
-	PLANB_ENGINE=fasthttp TMPDIR=$$(scripts/fast-tmp) $(CARGO) test --locked --test it -- --test-threads=8 $(NOT_BY_HTTP1_ALONE)
 	TMPDIR=$$(scripts/fast-tmp) $(CARGO) test --locked --test it -- --test-threads=8
 
 fleet: setup

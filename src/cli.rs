@@ -161,7 +161,6 @@ impl Cli {
             store: store::Config { read, write },
             dns_servers: flags.dns_server,
             proxy: proxy::Config {
-                is_http1_by_hand: matches!(flags.engine, EngineName::Fasthttp),
                 request_timeout: unless_zero(flags.request_timeout),
                 dial_timeout: unless_zero(flags.dial_timeout),
                 client_timeouts: ClientTimeouts {

@@ -60,8 +60,8 @@ pub(super) struct Flags {
     #[arg(long, env = "PLANB_TLS_TICKET_ROTATION", default_value = "6h", value_parser = ticket_rotation, value_name = "DURATION")]
     pub(super) tls_ticket_rotation: Duration,
 
-    /// What is done with connections to --listen: native speaks HTTP/1.1 and HTTP/2, fasthttp HTTP/1.1 alone, which it passes
-    /// on as it was written; sni passes TLS through to the backend of the name that the client asks for, without decrypting it
+    /// What is spoken with clients: native is HTTP/1.1 and, over TLS, HTTP/2; fasthttp is the same without HTTP/2; sni passes
+    /// TLS through to the backend of the name that the client asks for, without decrypting it
     #[arg(long, env = "PLANB_ENGINE", default_value = "native", value_name = "ENGINE")]
     pub(super) engine: EngineName,
 

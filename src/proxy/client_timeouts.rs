@@ -1,11 +1,9 @@
 //! How long a client may take, by what its connection is doing.
 
 use std::{
+    cell::Cell,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
-    },
+    rc::Rc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -34,17 +32,17 @@ impl ClientTimeouts {
 }
 
 /// One connection's progress. The connection's reader and its requests report to it, and the connection itself asks it when
-/// to give up. All on one thread; the atomics are there because an upgraded connection must be able to leave it.
+/// to give up.
 pub struct Deadlines {
     timeouts: ClientTimeouts,
     clock: Clock,
-    phase: AtomicU8,
+    phase: Cell<u8>,
     /// When the present request began, or the connection became idle.
-    began: AtomicU64,
-    head_ended: AtomicU64,
-    reading_body: AtomicBool,
+    began: Cell<u64>,
+    head_ended: Cell<u64>,
+    reading_body: Cell<bool>,
     /// The next request's head began while this one's response was still under way.
-    pipelined: AtomicBool,
+    pipelined: Cell<bool>,
 }
 
 const FRESH: u8 = 0;
@@ -55,51 +53,51 @@ const BUSY: u8 = 4;
 
 impl Deadlines {
     /// For a connection that begins now; `None` when nothing is limited.
-    pub fn begin(timeouts: ClientTimeouts, clock: Clock) -> Option<Arc<Self>> {
+    pub fn begin(timeouts: ClientTimeouts, clock: Clock) -> Option<Rc<Self>> {
         timeouts.any().then(|| {
-            Arc::new(Self {
+            Rc::new(Self {
                 timeouts,
                 clock,
-                phase: AtomicU8::new(FRESH),
-                began: AtomicU64::new(clock.now().as_millis()),
-                head_ended: AtomicU64::new(0),
-                reading_body: AtomicBool::new(false),
-                pipelined: AtomicBool::new(false),
+                phase: Cell::new(FRESH),
+                began: Cell::new(clock.now().as_millis()),
+                head_ended: Cell::new(0),
+                reading_body: Cell::new(false),
+                pipelined: Cell::new(false),
             })
         })
     }
 
     /// The first byte of a head has arrived.
     pub fn head_began(&self) {
-        match self.phase.load(Ordering::Relaxed) {
-            EXCHANGE => self.pipelined.store(true, Ordering::Relaxed),
-            FRESH => self.phase.store(HEAD, Ordering::Relaxed),
+        match self.phase.get() {
+            EXCHANGE => self.pipelined.set(true),
+            FRESH => self.phase.set(HEAD),
             _ => self.enter(HEAD),
         }
     }
 
     /// The head is complete, and a body follows or not.
     pub fn head_ended(&self, body_follows: bool) {
-        self.head_ended.store(self.clock.now().as_millis(), Ordering::Relaxed);
-        self.reading_body.store(body_follows, Ordering::Relaxed);
-        self.phase.store(EXCHANGE, Ordering::Relaxed);
+        self.head_ended.set(self.clock.now().as_millis());
+        self.reading_body.set(body_follows);
+        self.phase.set(EXCHANGE);
     }
 
     /// The request's last byte has arrived.
     pub fn body_ended(&self) {
-        self.reading_body.store(false, Ordering::Relaxed);
+        self.reading_body.set(false);
     }
 
     /// The response's last byte has been handed to the connection.
     pub fn response_ended(&self) {
-        if self.phase.load(Ordering::Relaxed) == EXCHANGE {
-            self.enter(if self.pipelined.swap(false, Ordering::Relaxed) { HEAD } else { IDLE });
+        if self.phase.get() == EXCHANGE {
+            self.enter(if self.pipelined.replace(false) { HEAD } else { IDLE });
         }
     }
 
     /// The connection has become a tunnel, which has no deadline; or it has streams, whose deadlines are their own.
     pub fn became_busy(&self) {
-        self.phase.store(BUSY, Ordering::Relaxed);
+        self.phase.set(BUSY);
     }
 
     /// The connection's last stream has ended.
@@ -108,23 +106,23 @@ impl Deadlines {
     }
 
     fn enter(&self, phase: u8) {
-        self.began.store(self.clock.now().as_millis(), Ordering::Relaxed);
-        self.phase.store(phase, Ordering::Relaxed);
+        self.began.set(self.clock.now().as_millis());
+        self.phase.set(phase);
     }
 
     /// When the connection must be given up unless it makes progress.
     pub fn next(&self) -> Option<Moment> {
-        let began = Moment::from_millis(self.began.load(Ordering::Relaxed));
+        let began = Moment::from_millis(self.began.get());
         let limit = |limit: Option<Duration>, from: Moment| limit.map(|limit| from.after(limit));
         let earliest = |one: Option<Moment>, other: Option<Moment>| one.into_iter().chain(other).min();
         let ClientTimeouts { read, read_header, write, idle } = self.timeouts;
-        match self.phase.load(Ordering::Relaxed) {
+        match self.phase.get() {
             FRESH => earliest(limit(read_header, began), limit(read, began)).or(limit(idle, began)),
             IDLE => limit(idle, began),
             HEAD => earliest(limit(read_header, began), limit(read, began)),
             EXCHANGE => {
-                let ended = Moment::from_millis(self.head_ended.load(Ordering::Relaxed));
-                let reading = self.reading_body.load(Ordering::Relaxed);
+                let ended = Moment::from_millis(self.head_ended.get());
+                let reading = self.reading_body.get();
                 earliest(limit(read.filter(|_| reading), began), limit(write, ended))
             }
             _ => None,
@@ -135,13 +133,13 @@ impl Deadlines {
 /// A timer that follows the next deadline. It is moved only when it has run out, not whenever a deadline moves, because
 /// nearly all of them only ever move back.
 pub struct Alarm {
-    deadlines: Arc<Deadlines>,
+    deadlines: Rc<Deadlines>,
     timer: Option<(Moment, Pin<Box<Sleep>>)>,
 }
 
 impl Alarm {
     /// For these deadlines.
-    pub fn new(deadlines: Arc<Deadlines>) -> Self {
+    pub fn new(deadlines: Rc<Deadlines>) -> Self {
         Self { deadlines, timer: None }
     }
 

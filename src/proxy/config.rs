@@ -7,10 +7,7 @@ use crate::secret::Secret;
 
 /// How requests are handled.
 #[derive(Clone, Debug)]
-#[expect(clippy::struct_excessive_bools, reason = "each is the operator's")]
 pub struct Config {
-    /// Whether HTTP/1 with clients is spoken by hand, without the library.
-    pub is_http1_by_hand: bool,
     /// From choosing a backend to the end of its response head; `None` means no limit.
     pub request_timeout: Option<Duration>,
     /// Look-up, connection and TLS handshake together; `None` means the system's limit.

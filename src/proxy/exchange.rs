@@ -3,6 +3,7 @@
 use std::{
     fmt::Display,
     net::IpAddr,
+    rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -24,7 +25,7 @@ use crate::{
 /// out of a request, a client's disappearance included, leaves exactly one record.
 pub struct Exchange {
     shared: Arc<Shared>,
-    deadlines: Option<Arc<Deadlines>>,
+    deadlines: Option<Rc<Deadlines>>,
     began: Instant,
     client: IpAddr,
     recorded: Recorded,
@@ -46,7 +47,7 @@ impl Exchange {
     /// For a request whose head has just arrived.
     pub fn begin(
         worker: &Worker,
-        deadlines: Option<Arc<Deadlines>>,
+        deadlines: Option<Rc<Deadlines>>,
         client: IpAddr,
         request: &RequestHead,
     ) -> Box<Self> {
@@ -60,7 +61,7 @@ impl Exchange {
 
     fn begin_with(
         worker: &Worker,
-        deadlines: Option<Arc<Deadlines>>,
+        deadlines: Option<Rc<Deadlines>>,
         client: IpAddr,
         began: Instant,
         recorded: Recorded,

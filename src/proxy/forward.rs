@@ -2,6 +2,7 @@
 
 use std::{
     cell::Cell,
+    rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -33,7 +34,7 @@ use crate::{
 /// What a request has to do with the connection that it came on.
 pub struct Turn {
     /// The deadlines of the connection; or of the stream, on HTTP/2.
-    pub deadlines: Option<Arc<Deadlines>>,
+    pub deadlines: Option<Rc<Deadlines>>,
     /// Whether the connection has no room for the request's head, on HTTP/2.
     pub is_overfull: bool,
     /// What passes informational responses on, where the client's connection can say them.
@@ -67,8 +68,6 @@ pub struct Opened {
     pub head: ResponseHead,
     /// Further lines of ours.
     pub lines: Lines,
-    /// What the client has asked for.
-    pub opening: Opening,
     /// The backend's connection.
     pub answering: Answering,
     /// The record of it.
@@ -315,9 +314,9 @@ fn respond(
 ) -> Answer {
     exchange.answered(head.status());
     match opening {
-        Some(opening) if head.status() == SWITCHING_PROTOCOLS => {
+        Some(_) if head.status() == SWITCHING_PROTOCOLS => {
             exchange.became_tunnel();
-            Answer::Opened(Box::new(Opened { head, lines, opening, answering, exchange }))
+            Answer::Opened(Box::new(Opened { head, lines, answering, exchange }))
         }
         refused => {
             let closes = refused.is_some_and(|opening| !opening.is_connect());

@@ -4,7 +4,6 @@ use std::{
     cell::RefCell,
     pin::Pin,
     rc::Rc,
-    sync::Arc,
     task::{Context, Poll, ready},
     time::Instant,
 };
@@ -23,7 +22,7 @@ pub struct RequestBody(Option<Rc<RefCell<Upload>>>);
 struct Upload {
     source: Source,
     /// Told of the body's end, where the connection cannot tell.
-    deadlines: Option<Arc<Deadlines>>,
+    deadlines: Option<Rc<Deadlines>>,
     /// What has been handed over, while it can be handed over once more.
     handed: Option<Vec<Bytes>>,
     /// What is to be handed over once more, last piece first.
@@ -48,7 +47,7 @@ pub enum UploadError {
 
 impl RequestBody {
     /// A client's body. Its deadlines are told when it has arrived.
-    pub fn new<B>(body: B, deadlines: Option<Arc<Deadlines>>) -> Self
+    pub fn new<B>(body: B, deadlines: Option<Rc<Deadlines>>) -> Self
     where
         B: Body<Data = Bytes> + 'static,
         B::Error: Into<UploadError>,

@@ -2,7 +2,6 @@
 
 use std::{rc::Rc, sync::Arc};
 
-use hyper::server;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::task::TaskTracker;
 
@@ -57,8 +56,6 @@ pub struct Shared {
 pub struct Worker {
     /// What it shares with the others.
     pub shared: Arc<Shared>,
-    /// How the library is to speak HTTP/1 with clients.
-    pub http1: server::conn::http1::Builder,
     /// The way to the backends.
     pub upstream: Upstream,
     /// Connections to backends that are kept.
@@ -81,19 +78,11 @@ impl Worker {
             idle: metrics.pool.idle.clone(),
         };
         let pool = Pool::new(traffic.clone());
-        let mut server = server::conn::http1::Builder::new();
         let Config { max_header_size, max_headers, .. } = shared.config;
-        // The library gives up on a head that fills its buffer, whatever its limit for heads is.
-        let buffer = max_header_size + BUFFER_RESERVE;
-        server.title_case_headers(true).header_read_timeout(None);
-        server.max_header_size(max_header_size).max_headers(max_headers).max_buf_size(buffer);
         let limits = Limits { bytes: max_header_size, lines: max_headers };
         let dialer = Dialer::new(shared.config.longest_dial(), shared.backend_tls.clone(), shared.names.clone());
         let upstream = Upstream::new(dialer, limits, Rc::clone(&pool), traffic);
         let activity = shared.activities.join();
-        Self { shared, http1: server, upstream, pool, activity, tasks: TaskTracker::new(), drain }
+        Self { shared, upstream, pool, activity, tasks: TaskTracker::new(), drain }
     }
 }
-
-/// Bytes of a connection's buffer beyond the longest head.
-const BUFFER_RESERVE: usize = 16 * 1024;

@@ -124,7 +124,7 @@ fn build(config: &Config, certificates: &Certificates, ring: &Arc<KeyRing>) -> R
         }
     };
     let mut settings = builder.with_cert_resolver(Arc::new(certificates.clone()));
-    let protocols = if config.offers_http2 { &[ALPN_HTTP2, ALPN_HTTP1][..] } else { &[ALPN_HTTP1] };
+    let protocols = if config.offers_http2 { &ALPN[..] } else { &ALPN[1..] };
     settings.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
     settings.ticketer = ring.tickets(policy.finish().as_ref().to_vec());
     settings.session_storage = Arc::new(NoServerSessionStorage {});
@@ -141,4 +141,6 @@ fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
 
 /// The name of HTTP/2 in protocol negotiation (RFC 9113 section 3.2).
 pub const ALPN_HTTP2: &[u8] = b"h2";
-const ALPN_HTTP1: &[u8] = b"http/1.1";
+
+/// The protocols that are spoken under TLS, best first (RFC 7301; `curl --http1.0` offers the last one alone).
+const ALPN: [&[u8]; 3] = [ALPN_HTTP2, b"http/1.1", b"http/1.0"];

@@ -22,15 +22,20 @@ fn handshake(stack: &Stack, arguments: &[&str]) -> String {
 }
 
 #[test]
-fn curl_is_served_over_both_versions_of_http() {
-    let (stack, authority, _backend) = secured(&[]);
-    for (flag, version) in [("--http1.1", "1.1"), ("--http2", "2")] {
-        let arguments = [flag, "--write-out", "\n%{http_version}"];
-        let output = curl(&authority, stack.planb.tls_address(), NAME, "/path?query", &arguments);
-        let text = String::from_utf8_lossy(&output.stdout);
-        assert!(text.starts_with("GET /path?query HTTP/1.1\r\n"), "{text} {output:?}");
-        assert!(text.contains("\r\nX-Forwarded-Proto: https\r\n"), "{text}");
-        assert!(text.ends_with(&format!("\n{version}")), "{text}");
+fn curl_is_served_over_every_version_of_http() {
+    for (engine, versions) in [
+        ("native", [("--http1.0", "1"), ("--http1.1", "1.1"), ("--http2", "2")]),
+        ("fasthttp", [("--http1.0", "1"), ("--http1.1", "1.1"), ("--http2", "1.1")]),
+    ] {
+        let (stack, authority, _backend) = secured(&["--engine", engine]);
+        for (flag, version) in versions {
+            let arguments = [flag, "--write-out", "\n%{http_version}"];
+            let output = curl(&authority, stack.planb.tls_address(), NAME, "/path?query", &arguments);
+            let text = String::from_utf8_lossy(&output.stdout);
+            assert!(text.starts_with("GET /path?query HTTP/1.1\r\n"), "{text} {output:?}");
+            assert!(text.contains("\r\nX-Forwarded-Proto: https\r\n"), "{text}");
+            assert!(text.ends_with(&format!("\n{version}")), "{engine} {flag}: {text}");
+        }
     }
 }
 

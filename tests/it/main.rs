@@ -22,7 +22,7 @@ mod handshakes;
 mod headers;
 mod healthcheck;
 mod hipache;
-mod http1_alone;
+mod http1;
 mod http2;
 mod http2_bodies;
 mod http2_junk;

@@ -4,13 +4,12 @@ use std::{net::IpAddr, rc::Rc, sync::Arc};
 
 use tokio::{net::TcpStream, sync::OwnedSemaphorePermit};
 
-use super::{handshake, http1, http1_loop, http2, passthrough};
+use super::{handshake, http1_loop, http2, passthrough};
 use crate::{
     message::Provenance,
     proxy::{client::Client, worker::Worker},
     telemetry::Counted,
     tls::Terminator,
-    transport::Transport,
 };
 
 /// What clients speak on an address.
@@ -37,7 +36,7 @@ pub async fn serve(
         Protocol::Http => {
             let provenance = Provenance::new(address, port, false);
             let client = Client::new(address, provenance, None, permit);
-            serve_http1(worker, stream.into(), client).await;
+            http1_loop::serve(worker, stream.into(), Rc::new(client)).await;
         }
         Protocol::Tls(terminator) => {
             // In a box, because the future of a handshake is large, and every connection's would otherwise be as large.
@@ -48,17 +47,9 @@ pub async fn serve(
             if secured.is_http2 {
                 Box::pin(http2::serve(worker, secured.transport, Rc::new(client))).await;
             } else {
-                serve_http1(worker, secured.transport, client).await;
+                http1_loop::serve(worker, secured.transport, Rc::new(client)).await;
             }
         }
         Protocol::Passthrough => Box::pin(passthrough::serve(worker, stream, address, permit)).await,
-    }
-}
-
-async fn serve_http1(worker: Rc<Worker>, transport: Transport, client: Client) {
-    if worker.shared.config.is_http1_by_hand {
-        http1_loop::serve(worker, transport, Rc::new(client)).await;
-    } else {
-        http1::serve(worker, transport, Rc::new(client)).await;
     }
 }

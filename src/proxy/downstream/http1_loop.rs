@@ -6,7 +6,6 @@ use std::{
     io,
     pin::{Pin, pin},
     rc::Rc,
-    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -66,7 +65,7 @@ struct Connection<'a> {
     worker: &'a Rc<Worker>,
     client: &'a Rc<Client>,
     wire: Rc<RefCell<Wire>>,
-    deadlines: Option<Arc<Deadlines>>,
+    deadlines: Option<Rc<Deadlines>>,
 }
 
 /// What a connection has to say next.
@@ -348,16 +347,14 @@ impl Connection<'_> {
         }
         let socket = self.wire.borrow_mut().take();
         if let Some((transport, arrived)) = socket {
-            upgrade::open_own(self.worker, Rc::clone(self.client), transport, arrived, opened);
+            upgrade::open(self.worker, Rc::clone(self.client), transport, arrived, opened);
         }
     }
 
     /// Answers what is no request.
     async fn refuse(&self, error: ParseError) {
         let status = error.status();
-        let mut line = malformed::Opening::default();
-        line.extend(&self.wire.borrow().input);
-        malformed::record(&self.worker.shared, self.client.address, &line, status);
+        malformed::record(&self.worker.shared, self.client.address, &self.wire.borrow().input, status);
         let reason = http::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
         let text = format!(
             "HTTP/1.1 {status} {}\r\nConnection: close\r\nContent-Length: 0\r\nDate: {}\r\n\r\n",

@@ -1,6 +1,6 @@
 //! HTTP/2 with one client (RFC 9113), until its connection closes or runs out of time.
 
-use std::{convert::Infallible, net::IpAddr, pin::pin, rc::Rc};
+use std::{convert::Infallible, future::poll_fn, net::IpAddr, pin::pin, rc::Rc, task::Poll};
 
 use http::{Method, Response, StatusCode};
 use hyper::{
@@ -10,10 +10,11 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
+use tracing::debug;
 
 use super::{
     frames::Watched,
-    lifetime::{Ending, FRESH_GRACE, fresh_grace, see_through},
+    lifetime::{FRESH_GRACE, fresh_grace},
     malformed,
     streams::Streams,
     translate, upgrade,
@@ -22,8 +23,8 @@ use crate::{
     message::Opening,
     proxy::{
         client::Client,
-        client_timeouts::Deadlines,
-        forward::{self, Answer, Turn},
+        client_timeouts::{Alarm, Deadlines},
+        forward::{self, Answer, Opened, Turn},
         response_body::ResponseBody,
         upload::RequestBody,
         worker::Worker,
@@ -57,12 +58,14 @@ pub async fn serve(worker: Rc<Worker>, transport: Transport, client: Rc<Client>)
             let body =
                 if opening.is_some() { RequestBody::default() } else { RequestBody::new(body, deadlines.clone()) };
             let response = match forward::answer(&worker, &client, turn, head, opening, body).await {
-                Answer::Response(reply) => translate::response(reply, parts.method == Method::HEAD, true),
+                Answer::Response(reply) => translate::response(reply, parts.method == Method::HEAD),
                 Answer::Opened(opened) => {
                     if let Some(deadlines) = &deadlines {
                         deadlines.became_busy();
                     }
-                    upgrade::open(&worker, client, from_client, *opened, Some(streams.open_tunnel()))
+                    let Opened { head, lines, answering, exchange, .. } = *opened;
+                    upgrade::open_stream(&worker, client, from_client, answering, exchange, streams.open_tunnel());
+                    translate::opened(&head, lines)
                 }
             };
             drop(held);
@@ -81,27 +84,50 @@ pub async fn serve(worker: Rc<Worker>, transport: Transport, client: Rc<Client>)
         Watched::new(transport, move || streams.are_open(), shared.metrics.http2_floods.clone())
     };
     let mut connection = pin!(builder.serve_connection(TokioIo::new(watched), handler));
-    let draining = pin!(async {
+    let mut draining = pin!(async {
         worker.drain.begun().await;
         if !streams.have_been() {
             fresh_grace(&worker.drain).await;
         }
     });
     // The goodbye is only complete when the client has answered, and one that is gone does not.
-    let abandoned = pin!(async {
+    let mut abandoned = pin!(async {
         fresh_grace(&worker.drain).await;
         while streams.are_open() {
             tokio::time::sleep(FRESH_GRACE).await;
         }
     });
-    let deadlines = streams.deadlines();
-    let ending = Ending { draining, abandoned, deadlines };
-    see_through(&worker, client.address, connection.as_mut(), http2::Connection::graceful_shutdown, ending).await;
+    let mut alarm = streams.deadlines().map(Alarm::new);
+    let mut drained = false;
+    let ended = poll_fn(|cx| {
+        if let Poll::Ready(result) = connection.as_mut().poll(cx) {
+            return Poll::Ready(Some(result));
+        }
+        if !drained && draining.as_mut().poll(cx).is_ready() {
+            drained = true;
+            connection.as_mut().graceful_shutdown();
+            if let Poll::Ready(result) = connection.as_mut().poll(cx) {
+                return Poll::Ready(Some(result));
+            }
+        }
+        if drained && abandoned.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Some(Ok(())));
+        }
+        alarm.as_mut().map_or(Poll::Pending, |alarm| alarm.poll(shared.clock, cx)).map(|()| None)
+    });
+    match ended.await {
+        Some(Ok(())) => {}
+        Some(Err(error)) => debug!(address = %client.address, %error, "a client connection ended with an error"),
+        None => {
+            shared.metrics.client_timeouts.inc();
+            debug!(address = %client.address, "a client connection was too slow");
+        }
+    }
 }
 
 /// The answer to what cannot be said in HTTP/1.1.
 fn refuse(worker: &Worker, client: IpAddr) -> Response<ResponseBody> {
-    malformed::record(&worker.shared, client, &malformed::Opening::default(), 400);
+    malformed::record(&worker.shared, client, b"", 400);
     let mut response = Response::new(ResponseBody::none());
     *response.status_mut() = StatusCode::BAD_REQUEST;
     response

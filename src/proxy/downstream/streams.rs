@@ -5,7 +5,6 @@ use std::{
     future::poll_fn,
     pin::pin,
     rc::Rc,
-    sync::Arc,
     task::Poll,
 };
 
@@ -25,10 +24,10 @@ pub struct Streams(Rc<Inner>);
 
 struct Inner {
     worker: Rc<Worker>,
-    connection: Option<Arc<Deadlines>>,
+    connection: Option<Rc<Deadlines>>,
     /// The deadlines of the stream that comes next: the library calls the handler and then, before anything else, has what
     /// that returned executed.
-    next: RefCell<Option<Arc<Deadlines>>>,
+    next: RefCell<Option<Rc<Deadlines>>>,
     /// Likewise, what wants to know of the end of the tunnel that comes next: the library has its sending executed as soon
     /// as the handler's answer is there.
     next_tunnel: RefCell<Option<CancellationToken>>,
@@ -63,12 +62,12 @@ impl Streams {
     }
 
     /// The deadlines of the connection, which count while there is none.
-    pub fn deadlines(&self) -> Option<Arc<Deadlines>> {
+    pub fn deadlines(&self) -> Option<Rc<Deadlines>> {
         self.0.connection.clone()
     }
 
     /// To be called when the handler is about to return what becomes of a request, which has these deadlines.
-    pub fn expect(&self, deadlines: Option<Arc<Deadlines>>) {
+    pub fn expect(&self, deadlines: Option<Rc<Deadlines>>) {
         self.0.has_served.set(true);
         *self.0.next.borrow_mut() = deadlines;
     }

@@ -1,12 +1,8 @@
-//! Between the messages of the HTTP library and ours.
+//! Between the messages of the library, which speaks HTTP/2, and ours.
 
 use bytes::Bytes;
-use http::{
-    HeaderMap, HeaderName, HeaderValue, Response, StatusCode,
-    header::{CONNECTION, CONTENT_LENGTH, UPGRADE},
-    request::Parts,
-};
-use hyper::ext::{Protocol, ReasonPhrase};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header::CONTENT_LENGTH, request::Parts};
+use hyper::ext::Protocol;
 
 use crate::{
     message::{
@@ -24,12 +20,7 @@ use crate::{
 /// # Errors
 /// When a part of it cannot stand in a head of HTTP/1.1, which HTTP/2 allows of few.
 pub fn request_head(parts: &Parts) -> Result<RequestHead, ParseError> {
-    let version = match parts.version {
-        http::Version::HTTP_10 => Version::Http10,
-        http::Version::HTTP_2 => Version::Http2,
-        _ => Version::Http11,
-    };
-    let (method, uri) = (parts.method.as_str().as_bytes(), &parts.uri);
+    let (version, method, uri) = (Version::Http2, parts.method.as_str().as_bytes(), &parts.uri);
     let path = uri.path_and_query().map_or("", |path| path.as_str()).as_bytes();
     let mut builder = match (uri.scheme_str(), uri.authority()) {
         (Some(scheme), Some(authority)) => {
@@ -47,46 +38,30 @@ pub fn request_head(parts: &Parts) -> Result<RequestHead, ParseError> {
     builder.build()
 }
 
-/// A response in the library's form. `is_head` says that the request was a HEAD, and `is_http2` what the client speaks.
-pub fn response(reply: Reply, is_head: bool, is_http2: bool) -> Response<ResponseBody> {
-    let Reply { head, lines, mut body, closes } = reply;
+/// A response in the library's form. `is_head` says that the request was a HEAD.
+pub fn response(reply: Reply, is_head: bool) -> Response<ResponseBody> {
+    let Reply { head, lines, mut body, .. } = reply;
     let length = match (body.own_length(), body.left()) {
         (Some(0), _) | (None, None) => None,
         (Some(length), _) => Some(length as u64),
         (None, Some(0)) => told_length(&head, Framing::None),
         (None, left) => left,
     };
-    if is_head && is_http2 {
+    if is_head {
         body.leave_out();
     }
     let mut response = head_of(&head, lines, body);
     if let Some(length) = length {
         response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
-    if closes && !is_http2 {
-        close_after(&mut response);
-    }
     response
 }
 
-/// What tells a client that a WebSocket is open: `is_connect` says that it asked by an extended CONNECT (RFC 8441).
-pub fn opened(head: &ResponseHead, lines: Lines, is_connect: bool) -> Response<ResponseBody> {
+/// What tells a client that a WebSocket is open (RFC 8441 section 5).
+pub fn opened(head: &ResponseHead, lines: Lines) -> Response<ResponseBody> {
     let mut response = head_of(head, lines, ResponseBody::none());
-    if is_connect {
-        *response.status_mut() = StatusCode::OK;
-    } else {
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-        response.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));
-        if let Some(accept) = head.named(b"Sec-WebSocket-Accept").next().and_then(|a| HeaderValue::from_bytes(a).ok()) {
-            response.headers_mut().insert(http::header::SEC_WEBSOCKET_ACCEPT, accept);
-        }
-    }
+    *response.status_mut() = StatusCode::OK;
     response
-}
-
-/// Makes a response the connection's last.
-pub fn close_after<B>(response: &mut Response<B>) {
-    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
 }
 
 fn head_of(head: &ResponseHead, lines: Lines, body: ResponseBody) -> Response<ResponseBody> {
@@ -98,11 +73,6 @@ fn head_of(head: &ResponseHead, lines: Lines, body: ResponseBody) -> Response<Re
     }
     for (name, value) in lines {
         add(headers, name.as_bytes(), value);
-    }
-    if Some(head.reason()) != response.status().canonical_reason().map(str::as_bytes)
-        && let Ok(reason) = ReasonPhrase::try_from(head.reason())
-    {
-        response.extensions_mut().insert(reason);
     }
     response
 }

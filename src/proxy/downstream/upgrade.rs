@@ -3,20 +3,18 @@
 use std::{cell::Cell, future::pending, rc::Rc};
 
 use bytes::Bytes;
-use http::Response;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, split};
 use tokio_util::io::InspectWriter;
 use tracing::debug;
 
-use super::{streams::OpenTunnel, translate};
+use super::streams::OpenTunnel;
 use crate::{
     proxy::{
         client::Client,
         exchange::Exchange,
         forward::Opened,
-        response_body::ResponseBody,
         tunnel::{self, Side},
         upstream::Answering,
         worker::Worker,
@@ -25,33 +23,32 @@ use crate::{
     transport::Transport,
 };
 
-/// Opens the tunnel to which a backend has agreed; returns what tells the client of it. `stream` is the client's, on HTTP/2.
-pub fn open(
-    worker: &Worker,
-    client: Rc<Client>,
-    from_client: OnUpgrade,
-    opened: Opened,
-    stream: Option<OpenTunnel>,
-) -> Response<ResponseBody> {
-    let Opened { head, lines, opening, answering, exchange } = opened;
-    let open = Counted::one(&worker.shared.metrics.tunnels_open);
-    worker.tasks.spawn_local(async move {
-        match from_client.await {
-            Ok(downstream) => join(&client, split(TokioIo::new(downstream)), answering, exchange, stream).await,
-            Err(error) => debug!(client = %client.address, %error, "a tunnel was not opened"),
-        }
-        drop(open);
-    });
-    translate::opened(&head, lines, opening.is_connect())
-}
-
-/// Opens the tunnel over a connection that is ours, once the client has been told. `arrived` has come from it already.
-pub fn open_own(worker: &Worker, client: Rc<Client>, transport: Transport, arrived: Bytes, opened: Opened) {
+/// Opens the tunnel over a client's connection, once the client has been told. `arrived` has come from it already.
+pub fn open(worker: &Worker, client: Rc<Client>, transport: Transport, arrived: Bytes, opened: Opened) {
     let open = Counted::one(&worker.shared.metrics.tunnels_open);
     worker.tasks.spawn_local(async move {
         let (from_client, to_client) = split(transport);
         let downstream = ((&arrived[..]).chain(from_client), to_client);
         join(&client, downstream, opened.answering, opened.exchange, None).await;
+        drop(open);
+    });
+}
+
+/// Opens the tunnel over a stream of a client's connection (RFC 8441), once the library has told the client.
+pub fn open_stream(
+    worker: &Worker,
+    client: Rc<Client>,
+    from_client: OnUpgrade,
+    answering: Answering,
+    exchange: Box<Exchange>,
+    stream: OpenTunnel,
+) {
+    let open = Counted::one(&worker.shared.metrics.tunnels_open);
+    worker.tasks.spawn_local(async move {
+        match from_client.await {
+            Ok(downstream) => join(&client, split(TokioIo::new(downstream)), answering, exchange, Some(stream)).await,
+            Err(error) => debug!(client = %client.address, %error, "a tunnel was not opened"),
+        }
         drop(open);
     });
 }

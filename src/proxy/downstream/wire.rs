@@ -6,7 +6,6 @@ use std::{
     io,
     pin::Pin,
     rc::Rc,
-    sync::Arc,
     task::{Context, Poll, Waker, ready},
 };
 
@@ -34,7 +33,7 @@ pub struct Wire {
     /// Whether somebody may still read the request's body, and who waits until nobody does.
     is_body_wanted: bool,
     settled: Option<Waker>,
-    deadlines: Option<Arc<Deadlines>>,
+    deadlines: Option<Rc<Deadlines>>,
 }
 
 /// What is to come of a request's body.
@@ -47,7 +46,7 @@ enum Upload {
 
 impl Wire {
     /// A connection on which nothing was said yet.
-    pub fn new(transport: Transport, deadlines: Option<Arc<Deadlines>>) -> Self {
+    pub fn new(transport: Transport, deadlines: Option<Rc<Deadlines>>) -> Self {
         Self {
             transport: Some(transport),
             input: BytesMut::new(),

@@ -1,4 +1,4 @@
-//! `--engine fasthttp`: HTTP/1.1 alone, passed on as it was written.
+//! HTTP/1.1 with clients, passed on as it was written.
 
 use std::{
     io::{Read, Write},
@@ -9,10 +9,10 @@ use std::{
 
 use super::support::{Backend, PATIENCE, Stack};
 
-const HOST: &str = "alone.test";
+const HOST: &str = "plain.test";
 
-fn start() -> (Stack, Backend) {
-    let stack = Stack::start(&["--engine=fasthttp"]);
+fn start(arguments: &[&str]) -> (Stack, Backend) {
+    let stack = Stack::start(arguments);
     let backend = Backend::start(|exchange| {
         exchange.send("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n");
         let body = exchange.read_body();
@@ -26,7 +26,7 @@ fn start() -> (Stack, Backend) {
 
 #[test]
 fn targets_and_names_reach_the_backend_as_they_were_written() {
-    let (stack, _backend) = start();
+    let (stack, _backend) = start(&[]);
     let mut client = stack.planb.connect();
     for target in ["/a\"<>|{}^`\\", "/\u{e9}", "/%zz?[]", "/a//../b"] {
         client.send(format!("GET {target} HTTP/1.1\r\nHost: {HOST}\r\nx-mIXED: 1\r\n\r\n"));
@@ -40,7 +40,7 @@ fn targets_and_names_reach_the_backend_as_they_were_written() {
 
 #[test]
 fn an_informational_response_is_passed_on_to_those_who_know_of_it() {
-    let (stack, _backend) = start();
+    let (stack, _backend) = start(&[]);
     let mut client = stack.planb.connect();
     client.send(format!("GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n"));
     let early = client.head().unwrap();
@@ -54,7 +54,7 @@ fn an_informational_response_is_passed_on_to_those_who_know_of_it() {
 
 #[test]
 fn requests_behind_one_another_are_answered_in_their_order() {
-    let (stack, _backend) = start();
+    let (stack, _backend) = start(&[]);
     let mut client = stack.planb.connect();
     for number in 0..50 {
         let body = number.to_string();
@@ -70,8 +70,8 @@ fn requests_behind_one_another_are_answered_in_their_order() {
 }
 
 #[test]
-fn http_2_is_not_spoken() {
-    let (stack, backend) = start();
+fn http_2_is_not_spoken_where_http_1_alone_is_wanted() {
+    let (stack, backend) = start(&["--engine=fasthttp"]);
     let before = backend.requests().len();
     let mut client = stack.planb.connect();
     client.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
@@ -81,7 +81,7 @@ fn http_2_is_not_spoken() {
 
 #[test]
 fn an_upload_that_is_answered_early_arrives_whole_before_its_connection_closes() {
-    let stack = Stack::start(&["--engine=fasthttp", "--workers=1"]);
+    let stack = Stack::start(&["--workers=1"]);
     let (whole, arrived) = mpsc::channel();
     let (go, may_go) = mpsc::channel();
     let may_go = Mutex::new(may_go);
