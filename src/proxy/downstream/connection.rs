@@ -4,7 +4,7 @@ use std::{net::IpAddr, rc::Rc, sync::Arc};
 
 use tokio::{net::TcpStream, sync::OwnedSemaphorePermit};
 
-use super::{handshake, http1_loop, http2, passthrough};
+use super::{handshake, http1, http2, passthrough};
 use crate::{
     message::Provenance,
     proxy::{client::Client, worker::Worker},
@@ -36,7 +36,7 @@ pub async fn serve(
         Protocol::Http => {
             let provenance = Provenance::new(address, port, false);
             let client = Client::new(address, provenance, None, permit);
-            http1_loop::serve(worker, stream.into(), Rc::new(client)).await;
+            http1::serve(worker, stream.into(), Rc::new(client)).await;
         }
         Protocol::Tls(terminator) => {
             // In a box, because the future of a handshake is large, and every connection's would otherwise be as large.
@@ -47,7 +47,7 @@ pub async fn serve(
             if secured.is_http2 {
                 Box::pin(http2::serve(worker, secured.transport, Rc::new(client))).await;
             } else {
-                http1_loop::serve(worker, secured.transport, Rc::new(client)).await;
+                http1::serve(worker, secured.transport, Rc::new(client)).await;
             }
         }
         Protocol::Passthrough => Box::pin(passthrough::serve(worker, stream, address, permit)).await,

@@ -4,7 +4,7 @@ mod alert;
 mod connection;
 mod frames;
 mod handshake;
-mod http1_loop;
+mod http1;
 mod http2;
 mod lifetime;
 mod listener;
