@@ -7,6 +7,7 @@ use std::{
         Mutex,
         mpsc::{Receiver, Sender, channel},
     },
+    thread,
     time::Duration,
 };
 
@@ -24,6 +25,11 @@ fn block(number: usize) -> Vec<u8> {
     block.resize(BLOCK, b'x');
     block[..8].copy_from_slice(&number.to_be_bytes());
     block
+}
+
+/// The large body.
+pub fn large() -> Vec<u8> {
+    (0..BLOCKS).flat_map(block).collect()
 }
 
 /// Writes the large body from position `at` on, which is kept current.
@@ -51,6 +57,31 @@ fn wait<T>(from: &Mutex<Receiver<T>>) -> T {
 fn signals<T>() -> (Sender<T>, Mutex<Receiver<T>>) {
     let (sender, receiver) = channel();
     (sender, Mutex::new(receiver))
+}
+
+/// A backend that reads the large body and sends it back at the same time, each as fast as it goes.
+pub fn two_way() -> Backend {
+    Backend::start(|exchange| {
+        let mut writer = exchange.stream.get_ref().try_clone().unwrap();
+        let sender = thread::spawn(move || {
+            write!(writer, "HTTP/1.1 200 OK\r\nContent-Length: {LARGE}\r\n\r\n")?;
+            write_large(&mut writer, &mut 0)
+        });
+        assert_large(exchange);
+        sender.join().unwrap().unwrap();
+        true
+    })
+}
+
+#[test]
+fn an_upload_goes_on_while_nobody_reads_the_answer_that_has_begun() {
+    let (stack, backend) = (Stack::start(&[]), two_way());
+    stack.list(HOST, &[&backend.url()]);
+    let mut client = stack.planb.connect();
+    client.send(format!("POST / HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: {LARGE}\r\n\r\n"));
+    client.send(large());
+    assert_eq!(client.head().unwrap().status, 200);
+    assert_large(client.stream());
 }
 
 #[test]

@@ -11,6 +11,7 @@ use std::{
 use http::{HeaderMap, HeaderValue, Request};
 
 use super::{
+    bodies::{large, two_way},
     http2::{Site, get, with},
     support::{Backend, Exchange, curl, wait_until},
 };
@@ -202,6 +203,20 @@ fn trailers_of_one_connection_stay_on_it() {
     assert_eq!((trailers.len(), trailers["x-sum"].as_bytes()), (1, &b"42"[..]), "{trailers:?}");
     let output = curl(&site.authority, site.stack.planb.tls_address(), "http2.test", "/", &["--http2"]);
     assert!(output.status.success(), "{output:?}");
+}
+
+#[test]
+fn an_upload_goes_on_while_nobody_reads_the_answer_that_has_begun() {
+    let backend = two_way();
+    let site = Site::start(&[], &[&backend.url()]);
+    let body = large();
+    let length = body.len();
+    let mut client = site.connect();
+    let mut stream = client.open(with("POST", "/").header("content-length", length).body(()).unwrap());
+    stream.send(&body);
+    stream.finish();
+    assert_eq!(stream.head().status, 200);
+    assert!(stream.rest().unwrap() == body, "the answer is not intact");
 }
 
 #[test]

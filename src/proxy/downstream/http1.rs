@@ -38,7 +38,7 @@ use crate::{
         upstream::Informational,
         worker::Worker,
     },
-    telemetry::date,
+    telemetry::{Counted, date},
     transport::Transport,
 };
 
@@ -331,6 +331,8 @@ impl Connection<'_> {
         if let Some(deadlines) = &self.deadlines {
             deadlines.became_busy();
         }
+        // Before anybody can know of it.
+        let open = Counted::one(&self.worker.shared.metrics.tunnels_open);
         let ours: Vec<(&[u8], &[u8])> =
             opened.lines.iter().map(|(name, value)| (name.as_bytes(), &value[..])).collect();
         let rules = ResponseRules {
@@ -347,7 +349,7 @@ impl Connection<'_> {
         }
         let socket = self.wire.borrow_mut().take();
         if let Some((transport, arrived)) = socket {
-            upgrade::open(self.worker, Rc::clone(self.client), transport, arrived, opened);
+            upgrade::open(self.worker, Rc::clone(self.client), transport, arrived, opened, open);
         }
     }
 

@@ -23,9 +23,8 @@ use crate::{
     transport::Transport,
 };
 
-/// Opens the tunnel over a client's connection, once the client has been told. `arrived` has come from it already.
-pub fn open(worker: &Worker, client: Rc<Client>, transport: Transport, arrived: Bytes, opened: Opened) {
-    let open = Counted::one(&worker.shared.metrics.tunnels_open);
+/// Opens the tunnel over a client's connection, once the client has been told, and `open` has counted it. `arrived` has come from it already.
+pub fn open(worker: &Worker, client: Rc<Client>, transport: Transport, arrived: Bytes, opened: Opened, open: Counted) {
     worker.tasks.spawn_local(async move {
         let (from_client, to_client) = split(transport);
         let downstream = ((&arrived[..]).chain(from_client), to_client);

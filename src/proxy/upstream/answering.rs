@@ -1,13 +1,16 @@
 //! A response on its way from a backend, and what becomes of the connection after it.
 
 use std::{
+    cell::RefCell,
     future::poll_fn,
+    mem,
     rc::Rc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
+use tokio::{task::AbortHandle, time::timeout};
 
 use super::{
     connection::Connection,
@@ -17,17 +20,37 @@ use super::{
 };
 use crate::transport::Transport;
 
-/// A response whose head has arrived. Its body is read here, while the rest of the request is still being sent. The connection
-/// is kept for others once both have come to their end, and closed if this is dropped before.
+/// A response whose head has arrived, and whose body is read here. The connection is kept for others once it has come to its
+/// end, and so has the request; it is closed if this is dropped before.
 pub struct Answering {
-    /// `None` once the connection has gone elsewhere.
-    connection: Option<Connection>,
+    connection: Held,
     body: BodyReading,
-    /// The rest of the request.
-    sending: Option<Sending>,
     /// Whether the connection can serve another request afterwards.
     reuse: Reuse,
     pool: Rc<Pool>,
+}
+
+/// The connection that a response comes over.
+enum Held {
+    /// The request has been sent.
+    Alone(Connection),
+    /// The rest of the request is being sent meanwhile, by a task of its own: a client may well send all of it before it reads
+    /// the first byte of its answer.
+    Shared(Rc<RefCell<Uploading>>, AbortHandle),
+    /// It has gone elsewhere.
+    Gone,
+}
+
+/// A connection over which a request is still being sent.
+struct Uploading {
+    /// `None` once it has gone elsewhere.
+    connection: Option<Connection>,
+    /// `None` once all is sent, or the backend takes no more.
+    sending: Option<Sending>,
+    /// Whether the backend takes no more.
+    has_failed: bool,
+    /// What becomes of the connection once all is sent, when the response has ended.
+    then: Option<(Rc<Pool>, Reuse)>,
 }
 
 /// Whether a connection can serve another request after a response.
@@ -50,7 +73,16 @@ impl Answering {
         reuse: Reuse,
         pool: &Rc<Pool>,
     ) -> Self {
-        Self { connection: Some(connection), body, sending, reuse, pool: Rc::clone(pool) }
+        let connection = match sending {
+            None => Held::Alone(connection),
+            sending => {
+                let (connection, has_failed, then) = (Some(connection), false, None);
+                let uploading = Rc::new(RefCell::new(Uploading { connection, sending, has_failed, then }));
+                let task = tokio::task::spawn_local(send_rest(Rc::clone(&uploading)));
+                Held::Shared(uploading, task.abort_handle())
+            }
+        };
+        Self { connection, body, reuse, pool: Rc::clone(pool) }
     }
 
     /// Whether nothing more of the body is to come.
@@ -65,25 +97,16 @@ impl Answering {
 
     /// The next piece of the body; `None` after its end.
     pub fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Piece, Broken>>> {
-        let Some(connection) = &mut self.connection else { return Poll::Ready(None) };
-        if let Some(sending) = &mut self.sending {
-            match sending.poll(connection, cx) {
-                Poll::Pending => {}
-                Poll::Ready(Ok(())) => self.sending = None,
-                // Its answer counts all the same.
-                Poll::Ready(Err(_)) => {
-                    self.sending = None;
-                    self.reuse = Reuse::Never;
-                }
-            }
-        }
-        let piece = match self.body.poll(connection, cx) {
-            Poll::Pending => return Poll::Pending,
-            Poll::Ready(piece) => piece,
+        let piece = match &mut self.connection {
+            Held::Alone(connection) => ready!(self.body.poll(connection, cx)),
+            Held::Shared(uploading, _) => match &mut uploading.borrow_mut().connection {
+                Some(connection) => ready!(self.body.poll(connection, cx)),
+                None => return Poll::Ready(None),
+            },
+            Held::Gone => return Poll::Ready(None),
         };
         if piece.is_err() {
-            self.reuse = Reuse::Never;
-            self.connection = None;
+            self.close();
         } else if self.body.has_ended() {
             self.give_back();
         }
@@ -92,40 +115,99 @@ impl Answering {
 
     /// Lets go of the connection, once the body has ended.
     pub fn give_back(&mut self) {
-        let Some(mut connection) = self.connection.take().filter(|_| self.reuse != Reuse::Never) else { return };
-        let (pool, waits) = (Rc::clone(&self.pool), self.reuse == Reuse::AfterAMoment);
-        match self.sending.take() {
-            None if !waits => pool.put(connection),
+        if self.reuse == Reuse::Never {
+            return self.close();
+        }
+        match mem::replace(&mut self.connection, Held::Gone) {
+            Held::Alone(connection) => keep(connection, &self.pool, self.reuse),
             // The backend did not wait for the rest, but it may well read it.
-            sending => drop(tokio::task::spawn_local(async move {
-                if let Some(mut sending) = sending
-                    && !send_rest(&mut sending, &mut connection).await
-                {
-                    return;
+            Held::Shared(uploading, _) => {
+                let mut uploading = uploading.borrow_mut();
+                match (&uploading.sending, uploading.has_failed) {
+                    (Some(_), _) => uploading.then = Some((Rc::clone(&self.pool), self.reuse)),
+                    (None, true) => {}
+                    (None, false) => {
+                        if let Some(connection) = uploading.connection.take() {
+                            keep(connection, &self.pool, self.reuse);
+                        }
+                    }
                 }
-                if waits {
-                    tokio::time::sleep(MOMENT).await;
-                }
-                pool.put(connection);
-            })),
+            }
+            Held::Gone => {}
         }
     }
 
     /// The socket of a connection that is HTTP no more, and what has arrived on it; `None` if it is gone.
-    pub fn into_socket(self) -> Option<(Transport, Bytes)> {
-        self.connection.map(Connection::into_parts)
+    pub fn into_socket(mut self) -> Option<(Transport, Bytes)> {
+        match mem::replace(&mut self.connection, Held::Gone) {
+            Held::Alone(connection) => Some(connection.into_parts()),
+            Held::Shared(uploading, task) => {
+                task.abort();
+                let connection = uploading.borrow_mut().connection.take();
+                connection.map(Connection::into_parts)
+            }
+            Held::Gone => None,
+        }
+    }
+
+    fn close(&mut self) {
+        if let Held::Shared(uploading, task) = mem::replace(&mut self.connection, Held::Gone) {
+            task.abort();
+            uploading.borrow_mut().connection = None;
+        }
     }
 }
 
-/// Sends the rest of a request after its response, for as long as there is progress. Returns whether all of it was sent.
-async fn send_rest(sending: &mut Sending, connection: &mut Connection) -> bool {
-    loop {
-        let before = connection.sent();
-        match tokio::time::timeout(PATIENCE, poll_fn(|cx| sending.poll(connection, cx))).await {
-            Ok(outcome) => return outcome.is_ok(),
-            Err(_) if connection.sent() == before => return false,
-            Err(_) => {}
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// Keeps a connection for other requests.
+fn keep(connection: Connection, pool: &Rc<Pool>, reuse: Reuse) {
+    match reuse {
+        Reuse::Never => {}
+        Reuse::AtOnce => pool.put(connection),
+        Reuse::AfterAMoment => {
+            let pool = Rc::clone(pool);
+            tokio::task::spawn_local(async move {
+                tokio::time::sleep(MOMENT).await;
+                pool.put(connection);
+            });
         }
+    }
+}
+
+/// Sends the rest of a request while its response comes; after the response, for as long as there is progress.
+async fn send_rest(uploading: Rc<RefCell<Uploading>>) {
+    let mut before = None;
+    let is_sent = loop {
+        let sent = poll_fn(|cx| {
+            let Uploading { connection, sending, .. } = &mut *uploading.borrow_mut();
+            match (connection, sending) {
+                (Some(connection), Some(sending)) => sending.poll(connection, cx).map(|outcome| outcome.is_ok()),
+                _ => Poll::Ready(false),
+            }
+        });
+        if let Ok(is_sent) = timeout(PATIENCE, sent).await {
+            break is_sent;
+        }
+        let uploading = uploading.borrow();
+        let sent = uploading.connection.as_ref().map(Connection::sent);
+        if uploading.then.is_some() && sent == before {
+            break false;
+        }
+        before = sent;
+    };
+    let mut uploading = uploading.borrow_mut();
+    uploading.sending = None;
+    uploading.has_failed = !is_sent;
+    if let Some((pool, reuse)) = uploading.then.take()
+        && let Some(connection) = uploading.connection.take()
+        && is_sent
+    {
+        keep(connection, &pool, reuse);
     }
 }
 
