@@ -1,13 +1,11 @@
 //! A TCP connection, plain or under TLS.
 
 use std::{
-    collections::VecDeque,
-    io::{self, IoSlice},
+    io,
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
-use bytes::{Buf, Bytes};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -30,6 +28,14 @@ impl Transport {
             Self::Tls(stream) => stream.get_ref().0,
         }
     }
+
+    /// Ready when there may be something to read, so that no buffer need be at hand before. Under TLS it cannot be told.
+    pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(stream) => stream.poll_read_ready(cx),
+            Self::Tls(_) => Poll::Ready(Ok(())),
+        }
+    }
 }
 
 impl From<TcpStream> for Transport {
@@ -43,34 +49,6 @@ impl From<TlsStream<TcpStream>> for Transport {
         Self::Tls(Box::new(stream))
     }
 }
-
-impl Transport {
-    /// Writes of these pieces what the socket takes at once, and removes it from them; returns how many bytes that is.
-    pub fn poll_write_pieces(&mut self, pieces: &mut VecDeque<Bytes>, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let mut slices = [IoSlice::new(&[]); MOST_SLICES];
-        let count = pieces.len().min(MOST_SLICES);
-        for (slice, piece) in slices.iter_mut().zip(&*pieces) {
-            *slice = IoSlice::new(piece);
-        }
-        let written = ready!(Pin::new(self).poll_write_vectored(cx, &slices[..count]))?;
-        if written == 0 {
-            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-        }
-        let mut left = written;
-        while let Some(first) = pieces.front_mut() {
-            if first.len() > left {
-                first.advance(left);
-                break;
-            }
-            left -= first.len();
-            pieces.pop_front();
-        }
-        Poll::Ready(Ok(written))
-    }
-}
-
-/// Pieces that are written at once.
-const MOST_SLICES: usize = 16;
 
 impl AsyncRead for Transport {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {

@@ -1,14 +1,16 @@
 //! One request, top to bottom, whatever version of HTTP it came in.
 
 use std::{
-    cell::Cell,
+    future::poll_fn,
+    pin::pin,
     rc::Rc,
     sync::Arc,
-    time::{Duration, Instant},
+    task::{Poll, ready},
+    time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
-use tokio::time;
+use tokio::time::Instant;
 
 use super::{
     client::Client,
@@ -219,7 +221,7 @@ async fn attempt(
                 worker.upstream.send(backend, &outgoing).await
             }
         };
-        let sent = within(worker.shared.config.request_timeout, &request.body, sending).await;
+        let sent = within(worker, &request.body, sending).await;
         let took = began.elapsed();
         exchange.attempted(took);
         let (error, next) = match sent {
@@ -271,28 +273,27 @@ fn write_head(client: &Client, request: &Request, target: &Target<'_>, host: &[u
 
 /// Waits for the head of a response within a limit, which does not run while the request's body makes progress.
 async fn within<T>(
-    limit: Option<Duration>,
+    worker: &Worker,
     body: &RequestBody,
     sending: impl Future<Output = Result<T, Failure>>,
 ) -> Result<T, (ProxyError, Progress)> {
     let failed = |Failure { error, progress }| (error.into(), progress);
-    let Some(limit) = limit else { return sending.await.map_err(failed) };
-    let began = time::Instant::now();
-    let deadline = Cell::new(began + limit);
-    let expiry = async {
+    let Some(limit) = worker.shared.config.request_timeout else { return sending.await.map_err(failed) };
+    let (mut deadline, mut timer) = (Instant::now() + limit, worker.timers.lend());
+    let mut sending = pin!(sending);
+    poll_fn(|cx| {
+        if let Poll::Ready(sent) = sending.as_mut().poll(cx) {
+            return Poll::Ready(sent.map_err(failed));
+        }
         loop {
-            time::sleep_until(deadline.get()).await;
-            match body.moved_at().map(|moved| time::Instant::from_std(moved) + limit) {
-                Some(later) if later > deadline.get() => deadline.set(later),
-                _ => return,
+            ready!(timer.poll(deadline, cx));
+            match body.moved_at().map(|moved| Instant::from_std(moved) + limit) {
+                Some(later) if later > deadline => deadline = later,
+                _ => return Poll::Ready(Err((ProxyError::RequestTimeout(limit), Progress::Begun))),
             }
         }
-    };
-    tokio::select! {
-        biased;
-        sent = sending => sent.map_err(failed),
-        () = expiry => Err((ProxyError::RequestTimeout(limit), Progress::Begun)),
-    }
+    })
+    .await
 }
 
 /// Whether a backend switched protocols just as the client asked.

@@ -43,6 +43,7 @@ impl From<&'static str> for Content {
     }
 }
 
+#[expect(clippy::large_enum_variant, reason = "nearly all are backends'")]
 enum Source {
     Own(Bytes),
     Backend(Answering),

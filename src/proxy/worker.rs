@@ -9,6 +9,7 @@ use super::{
     config::Config,
     error_pages::ErrorPages,
     sticky::Sticky,
+    timers::Timers,
     upstream::{Pool, Traffic, Upstream},
 };
 use crate::{
@@ -60,6 +61,8 @@ pub struct Worker {
     pub upstream: Upstream,
     /// Connections to backends that are kept.
     pub pool: Rc<Pool>,
+    /// For the limits of its requests.
+    pub timers: Timers,
     /// What its requests are doing.
     pub activity: Arc<Activity>,
     /// Connections and tunnels, for the drain to wait for.
@@ -83,6 +86,6 @@ impl Worker {
         let dialer = Dialer::new(shared.config.longest_dial(), shared.backend_tls.clone(), shared.names.clone());
         let upstream = Upstream::new(dialer, limits, Rc::clone(&pool), traffic);
         let activity = shared.activities.join();
-        Self { shared, upstream, pool, activity, tasks: TaskTracker::new(), drain }
+        Self { shared, upstream, pool, timers: Timers::default(), activity, tasks: TaskTracker::new(), drain }
     }
 }

@@ -10,12 +10,11 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
 use http_body::Body;
 use tracing::debug;
 
 use super::{
-    lifetime::fresh_grace,
+    lifetime::Patience,
     malformed, upgrade,
     wire::{ClientBody, Wire},
 };
@@ -89,9 +88,12 @@ enum After {
 
 impl Connection<'_> {
     async fn run(&mut self) {
+        let drain = &self.worker.drain;
+        let begun = pin!(drain.begun());
+        let mut patience = Patience::new(drain, begun);
         let mut is_first = true;
         loop {
-            let after = match self.next_head(is_first).await {
+            let after = match self.next_head(is_first, &mut patience).await {
                 Next::End => return,
                 Next::Malformed(error) => {
                     self.refuse(error).await;
@@ -109,17 +111,10 @@ impl Connection<'_> {
     }
 
     /// Waits for the head of the next request.
-    async fn next_head(&self, is_first: bool) -> Next {
+    async fn next_head(&self, is_first: bool, patience: &mut Patience<'_, '_>) -> Next {
         let config = &self.worker.shared.config;
         let limits = Limits { bytes: config.max_header_size, lines: config.max_headers };
         let (mut reader, mut has_begun) = (HeadReader::default(), false);
-        let mut draining = pin!(async {
-            if is_first {
-                fresh_grace(&self.worker.drain).await;
-            } else {
-                self.worker.drain.begun().await;
-            }
-        });
         poll_fn(|cx| {
             let mut wire = self.wire.borrow_mut();
             loop {
@@ -139,11 +134,8 @@ impl Connection<'_> {
                     Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Next::End),
                     Poll::Pending if has_begun => return Poll::Pending,
                     Poll::Pending => {
-                        if wire.input.is_empty() {
-                            // An idle connection has no use for it.
-                            wire.input = BytesMut::new();
-                        }
-                        return draining.as_mut().poll(cx).map(|()| Next::End);
+                        wire.rest();
+                        return patience.poll(is_first, cx).map(|()| Next::End);
                     }
                 }
             }
@@ -187,9 +179,7 @@ impl Connection<'_> {
                 persistence: Persistence::Unsaid,
                 lines: &[],
             };
-            let mut text = BytesMut::new();
-            write_response(&mut text, head, &rules);
-            wire.borrow_mut().pieces.push_back(text.freeze());
+            write_response(wire.borrow_mut().output.text(), head, &rules);
         })
     }
 
@@ -245,10 +235,13 @@ impl Connection<'_> {
             ours.push((b"Date", date.as_bytes()));
         }
         let rules = ResponseRules { version: request.version(), framing, persistence, lines: &ours };
-        let mut text = BytesMut::new();
-        write_response(&mut text, &head, &rules);
-        self.wire.borrow_mut().pieces.push_back(text.freeze());
+        write_response(self.wire.borrow_mut().output.text(), &head, &rules);
+        drop(head);
         if self.write_body(body, framing == Framing::Chunked).await.is_err() {
+            if framing == Framing::UntilClose {
+                // An ordinary end would make a whole response of it.
+                self.wire.borrow().reset_at_close();
+            }
             return After::Gone;
         }
         if framing != Framing::UntilClose {
@@ -264,7 +257,7 @@ impl Connection<'_> {
         let mut has_ended = body.is_end_stream() && !is_chunked;
         let written = poll_fn(|cx| {
             loop {
-                let waiting: usize = self.wire.borrow().pieces.iter().map(Bytes::len).sum();
+                let waiting = self.wire.borrow().output.len();
                 let is_waiting_for_backend = !has_ended
                     && waiting < MOST_WAITING
                     && !self.take_piece(&mut body, is_chunked, &mut has_ended, cx)?;
@@ -295,22 +288,22 @@ impl Connection<'_> {
         cx: &mut Context<'_>,
     ) -> io::Result<bool> {
         let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(cx) else { return Ok(false) };
-        let pieces = &mut self.wire.borrow_mut().pieces;
+        let output = &mut self.wire.borrow_mut().output;
         match frame.transpose().map_err(io::Error::other)? {
             None => {
                 *has_ended = true;
                 if is_chunked {
-                    pieces.push_back(Bytes::from_static(END));
+                    output.text().extend_from_slice(END);
                 }
             }
             Some(frame) => match frame.into_data() {
                 Ok(data) if is_chunked => {
-                    pieces.push_back(Bytes::copy_from_slice(chunk_header(data.len()).as_ref()));
-                    pieces.push_back(data);
-                    pieces.push_back(Bytes::from_static(DATA_END));
+                    output.text().extend_from_slice(chunk_header(data.len()).as_ref());
+                    output.push(data);
+                    output.text().extend_from_slice(DATA_END);
                 }
                 Ok(data) => {
-                    pieces.push_back(data);
+                    output.push(data);
                     *has_ended = body.is_end_stream();
                 }
                 Err(frame) => {
@@ -318,7 +311,7 @@ impl Connection<'_> {
                     if let Ok(trailers) = frame.into_trailers()
                         && is_chunked
                     {
-                        pieces.push_back(last_chunk(&trailers, write_response_trailers));
+                        output.push(last_chunk(&trailers, write_response_trailers));
                     }
                 }
             },
@@ -341,9 +334,7 @@ impl Connection<'_> {
             persistence: Persistence::Unsaid,
             lines: &ours,
         };
-        let mut text = BytesMut::new();
-        write_response(&mut text, &opened.head, &rules);
-        self.wire.borrow_mut().pieces.push_back(text.freeze());
+        write_response(self.wire.borrow_mut().output.text(), &opened.head, &rules);
         if poll_fn(|cx| self.wire.borrow_mut().poll_flush(cx)).await.is_err() {
             return;
         }
@@ -363,7 +354,7 @@ impl Connection<'_> {
             reason.unwrap_or_default(),
             date()
         );
-        self.wire.borrow_mut().pieces.push_back(text.into());
+        self.wire.borrow_mut().output.push(text.into());
         // A client that is gone need not be told.
         let _ = poll_fn(|cx| self.wire.borrow_mut().poll_flush(cx)).await;
     }

@@ -2,22 +2,23 @@
 
 use std::{
     cell::RefCell,
-    collections::VecDeque,
     io,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, Waker, ready},
+    time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body::{Body, Frame, SizeHint};
+use socket2::SockRef;
 use tokio::io::AsyncWrite;
 use tokio_util::io::poll_read_buf;
 
 use crate::{
     message::{Chunk, ChunkReader, Framing, Trailers},
-    proxy::{client_timeouts::Deadlines, upload::UploadError},
+    proxy::{client_timeouts::Deadlines, outbox::Outbox, upload::UploadError},
     transport::Transport,
 };
 
@@ -28,7 +29,7 @@ pub struct Wire {
     /// What has arrived and was not taken yet.
     pub input: BytesMut,
     /// What waits to be written.
-    pub pieces: VecDeque<Bytes>,
+    pub output: Outbox,
     body: Upload,
     /// Whether somebody may still read the request's body, and who waits until nobody does.
     is_body_wanted: bool,
@@ -50,7 +51,7 @@ impl Wire {
         Self {
             transport: Some(transport),
             input: BytesMut::new(),
-            pieces: VecDeque::new(),
+            output: Outbox::default(),
             body: Upload::Ended,
             is_body_wanted: false,
             settled: None,
@@ -58,20 +59,31 @@ impl Wire {
         }
     }
 
+    /// Gives the memory back that an idle connection has no use for.
+    pub fn rest(&mut self) {
+        if self.input.is_empty() {
+            self.input = BytesMut::new();
+        }
+        if self.output.is_empty() {
+            self.output.rest();
+        }
+    }
+
     /// Reads more; returns how many bytes, 0 at the end.
     pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let Some(transport) = &mut self.transport else { return Poll::Ready(Ok(0)) };
         if self.input.capacity() - self.input.len() < LEAST_ROOM {
+            ready!(transport.poll_readable(cx))?;
             self.input.reserve(ROOM);
         }
-        let Some(transport) = &mut self.transport else { return Poll::Ready(Ok(0)) };
         poll_read_buf(Pin::new(transport), cx, &mut self.input)
     }
 
     /// Writes what waits; ready when nothing does any more.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some(transport) = &mut self.transport else { return Poll::Ready(Ok(())) };
-        while !self.pieces.is_empty() {
-            ready!(transport.poll_write_pieces(&mut self.pieces, cx))?;
+        while !self.output.is_empty() {
+            ready!(self.output.poll_write(transport, cx))?;
         }
         Pin::new(transport).poll_flush(cx)
     }
@@ -175,6 +187,14 @@ impl Wire {
         match &mut self.transport {
             Some(transport) => Pin::new(transport).poll_shutdown(cx),
             None => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Has the socket end with a reset.
+    pub fn reset_at_close(&self) {
+        if let Some(transport) = &self.transport {
+            // Where that is not possible, the client is gone.
+            let _ = SockRef::from(transport.socket()).set_linger(Some(Duration::ZERO));
         }
     }
 

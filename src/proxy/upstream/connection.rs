@@ -1,7 +1,6 @@
 //! A connection to a backend: its socket, and what has arrived on it.
 
 use std::{
-    collections::VecDeque,
     future::poll_fn,
     io,
     mem::MaybeUninit,
@@ -18,12 +17,13 @@ use tokio::{
 };
 use tokio_util::io::poll_read_buf;
 
-use crate::{routing::Backend, transport::Transport};
+use crate::{proxy::outbox::Outbox, routing::Backend, transport::Transport};
 
 /// A connection to a backend, over which one request at a time can be sent.
 pub struct Connection {
     transport: Transport,
     input: BytesMut,
+    output: Outbox,
     backend: Arc<Backend>,
     sent: u64,
     received: u64,
@@ -32,7 +32,7 @@ pub struct Connection {
 impl Connection {
     /// A connection that nothing went over yet.
     pub fn new(transport: Transport, backend: Arc<Backend>) -> Self {
-        Self { transport, input: BytesMut::new(), backend, sent: 0, received: 0 }
+        Self { transport, input: BytesMut::new(), output: Outbox::default(), backend, sent: 0, received: 0 }
     }
 
     /// Whom it leads to.
@@ -58,6 +58,7 @@ impl Connection {
     /// Reads more into the input, about `room` bytes at most; returns how many, 0 at the end.
     pub fn poll_fill(&mut self, room: usize, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if self.input.capacity() - self.input.len() < LEAST_ROOM.min(room) {
+            ready!(self.transport.poll_readable(cx))?;
             self.input.reserve(room);
         }
         let read = ready!(poll_read_buf(Pin::new(&mut self.transport), cx, &mut self.input))?;
@@ -65,9 +66,14 @@ impl Connection {
         Poll::Ready(Ok(read))
     }
 
-    /// Writes of these pieces what the socket takes at once, and removes it from them.
-    pub fn poll_write(&mut self, pieces: &mut VecDeque<Bytes>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let written = ready!(self.transport.poll_write_pieces(pieces, cx))?;
+    /// What waits to be written.
+    pub fn output(&mut self) -> &mut Outbox {
+        &mut self.output
+    }
+
+    /// Writes of what waits what the socket takes at once.
+    pub fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let written = ready!(self.output.poll_write(&mut self.transport, cx))?;
         self.sent += written as u64;
         Poll::Ready(Ok(()))
     }
@@ -97,6 +103,7 @@ impl Connection {
     /// Gives the memory back that an idle connection has no use for.
     pub fn rest(&mut self) {
         self.input = BytesMut::new();
+        self.output.rest();
     }
 
     /// The socket, and what has arrived on it that was not taken yet.

@@ -145,7 +145,7 @@ impl Upstream {
         was_kept: bool,
     ) -> Result<(ResponseHead, Answering), Failure> {
         let (sent, received) = (connection.sent(), connection.received());
-        let mut sending = Some(Sending::new(request.head.clone(), request.body.share(), request.framing));
+        let mut sending = Some(Sending::new(&request.head, request.body.share(), request.framing, &mut connection));
         let mut reading = HeadReading::new(self.limits, request.informational.clone());
         let mut refusal = None;
         let outcome = poll_fn(|cx| {

@@ -1,7 +1,6 @@
 //! A request on its way over a connection.
 
 use std::{
-    collections::VecDeque,
     io,
     pin::Pin,
     task::{Context, Poll, ready},
@@ -18,15 +17,16 @@ use crate::{
         chunked::{DATA_END, END},
         headers::write_request_trailers,
     },
-    proxy::trailers::last_chunk,
-    proxy::upload::{RequestBody, UploadError},
+    proxy::{
+        outbox::Outbox,
+        trailers::last_chunk,
+        upload::{RequestBody, UploadError},
+    },
 };
 
 /// What is still to be sent of a request. The body is asked for no more than the socket can be expected to take soon.
 pub struct Sending {
-    pieces: VecDeque<Bytes>,
-    waiting: usize,
-    /// `None` once all of it is among the pieces.
+    /// `None` once all of it waits to be written.
     body: Option<RequestBody>,
     framing: Framing,
     /// What is to come of a body of known length.
@@ -43,34 +43,32 @@ pub enum SendError {
 }
 
 impl Sending {
-    /// A request of which nothing was sent.
-    pub fn new(head: Bytes, body: RequestBody, framing: Framing) -> Self {
+    /// A request of which nothing was sent, over this connection.
+    pub fn new(head: &Bytes, body: RequestBody, framing: Framing, connection: &mut Connection) -> Self {
+        connection.output().text().extend_from_slice(head);
         let left = match framing {
             Framing::Length(length) => length,
             Framing::None | Framing::Chunked | Framing::UntilClose => 0,
         };
         let has_body = !framing.is_empty();
-        Self { waiting: head.len(), pieces: [head].into(), body: has_body.then_some(body), framing, left }
+        Self { body: has_body.then_some(body), framing, left }
     }
 
     /// Sends what can be sent; ready when that is all.
     pub fn poll(&mut self, connection: &mut Connection, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
         loop {
-            let is_waiting_for_client = self.fill(cx)?;
-            if self.pieces.is_empty() {
+            let is_waiting_for_client = self.fill(connection.output(), cx)?;
+            if connection.output().is_empty() {
                 ready!(connection.poll_flush(cx)).map_err(SendError::Socket)?;
                 return if is_waiting_for_client { Poll::Pending } else { Poll::Ready(Ok(())) };
             }
-            let before = connection.sent();
-            ready!(connection.poll_write(&mut self.pieces, cx)).map_err(SendError::Socket)?;
-            let written = usize::try_from(connection.sent() - before).unwrap_or(usize::MAX);
-            self.waiting = self.waiting.saturating_sub(written);
+            ready!(connection.poll_write(cx)).map_err(SendError::Socket)?;
         }
     }
 
     /// Takes of the body what there is, up to a limit; returns whether more is to come and not there yet.
-    fn fill(&mut self, cx: &mut Context<'_>) -> Result<bool, SendError> {
-        while self.waiting < MOST_WAITING {
+    fn fill(&mut self, output: &mut Outbox, cx: &mut Context<'_>) -> Result<bool, SendError> {
+        while output.len() < MOST_WAITING {
             let Some(body) = &mut self.body else { return Ok(false) };
             match Pin::new(&mut *body).poll_frame(cx) {
                 Poll::Pending => return Ok(true),
@@ -78,55 +76,50 @@ impl Sending {
                     Ok(data) => {
                         // Once there is a whole response, the library does not tell of the end before the next request.
                         let is_last = matches!(self.framing, Framing::Length(_)) && body.is_end_stream();
-                        self.put_data(data)?;
+                        self.put_data(data, output)?;
                         if is_last {
-                            self.put_end(&HeaderMap::new())?;
+                            self.put_end(&HeaderMap::new(), output)?;
                         }
                     }
                     Err(frame) => {
                         if let Ok(trailers) = frame.into_trailers() {
-                            self.put_end(&trailers)?;
+                            self.put_end(&trailers, output)?;
                         }
                     }
                 },
                 Poll::Ready(Some(Err(error))) => return Err(SendError::Client(error)),
-                Poll::Ready(None) => self.put_end(&HeaderMap::new())?,
+                Poll::Ready(None) => self.put_end(&HeaderMap::new(), output)?,
             }
         }
         Ok(false)
     }
 
-    fn put_data(&mut self, data: Bytes) -> Result<(), SendError> {
+    fn put_data(&mut self, data: Bytes, output: &mut Outbox) -> Result<(), SendError> {
         if data.is_empty() {
             return Ok(());
         }
         if let Framing::Chunked = self.framing {
-            self.put(Bytes::copy_from_slice(chunk_header(data.len()).as_ref()));
-            self.put(data);
-            self.put(Bytes::from_static(DATA_END));
+            output.text().extend_from_slice(chunk_header(data.len()).as_ref());
+            output.push(data);
+            output.text().extend_from_slice(DATA_END);
             return Ok(());
         }
         self.left = self.left.checked_sub(data.len() as u64).ok_or(SendError::Client(UploadError::Gone))?;
-        self.put(data);
+        output.push(data);
         Ok(())
     }
 
-    fn put_end(&mut self, trailers: &HeaderMap) -> Result<(), SendError> {
+    fn put_end(&mut self, trailers: &HeaderMap, output: &mut Outbox) -> Result<(), SendError> {
         self.body = None;
         if let Framing::Chunked = self.framing {
-            self.put(if trailers.is_empty() {
-                Bytes::from_static(END)
+            if trailers.is_empty() {
+                output.text().extend_from_slice(END);
             } else {
-                last_chunk(trailers, write_request_trailers)
-            });
+                output.push(last_chunk(trailers, write_request_trailers));
+            }
         }
         // A body that is shorter than was said must not look like a whole one.
         if self.left == 0 { Ok(()) } else { Err(SendError::Client(UploadError::Gone)) }
-    }
-
-    fn put(&mut self, piece: Bytes) {
-        self.waiting += piece.len();
-        self.pieces.push_back(piece);
     }
 }
 
