@@ -9,6 +9,10 @@ use planb::{
     telemetry::Telemetry,
 };
 
+/// The system's own gives memory back to the kernel and takes it again all the time.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = Cli::from_process();
     let outcome = match cli.subcommand() {

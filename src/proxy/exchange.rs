@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     message::{Known, RequestHead, Target, headers::forwarded_for},
-    routing::{Frontend, InFlight},
+    routing::{Backend, Frontend, InFlight},
     telemetry::{self, Entry, InPhase, Phase, Subject},
 };
 
@@ -31,7 +31,7 @@ pub struct Exchange {
     recorded: Recorded,
     request_id: Bytes,
     frontend: Option<Arc<Frontend>>,
-    backend: Option<Box<str>>,
+    backend: Option<Arc<Backend>>,
     /// Where a backend's requests in flight are counted.
     in_flight: Option<InFlight>,
     /// Where those of this worker are.
@@ -95,8 +95,8 @@ impl Exchange {
     }
 
     /// An attempt begins with this backend.
-    pub fn attempting(&mut self, url: &str) {
-        self.backend = Some(url.into());
+    pub fn attempting(&mut self, backend: &Arc<Backend>) {
+        self.backend = Some(Arc::clone(backend));
         self.phase.enter(Phase::Backend);
     }
 
@@ -161,7 +161,7 @@ impl Exchange {
         let mut line = b"ERROR in ".to_vec();
         telemetry::put_escaped(&mut line, self.host_or_key());
         line.extend_from_slice(b" -> ");
-        telemetry::put_escaped(&mut line, self.backend.as_deref().unwrap_or("?").as_bytes());
+        telemetry::put_escaped(&mut line, self.backend.as_ref().map_or("?", |backend| backend.url()).as_bytes());
         line.extend_from_slice(b" - ");
         telemetry::put_escaped(&mut line, self.recorded.path());
         line.extend_from_slice(b" - ");
@@ -197,6 +197,9 @@ impl Drop for Exchange {
             metrics.exchange_duration.observe(total.as_secs_f64());
         }
         metrics.backend_duration.observe(self.backend_time.as_secs_f64());
+        if !self.shared.access_log.is_on() {
+            return;
+        }
         let forwarded_for = self.recorded.head().and_then(forwarded_for).unwrap_or_default();
         self.shared.access_log.write(&Entry {
             client: self.client,

@@ -2,7 +2,7 @@
 
 use std::{
     future::poll_fn,
-    pin::pin,
+    pin::{Pin, pin},
     rc::Rc,
     sync::Arc,
     task::{Poll, ready},
@@ -80,8 +80,8 @@ pub struct Opened {
 pub type Lines = Vec<(&'static str, Bytes)>;
 
 /// A request that has been looked into.
-struct Request {
-    head: RequestHead,
+struct Request<'a> {
+    head: &'a RequestHead,
     body: RequestBody,
     framing: Framing,
     opening: Option<Opening>,
@@ -95,12 +95,12 @@ pub async fn answer(
     worker: &Worker,
     client: &Client,
     turn: Turn,
-    head: RequestHead,
+    head: &RequestHead,
     opening: Option<Opening>,
     body: RequestBody,
 ) -> Answer {
     let shared = &worker.shared;
-    let mut exchange = Exchange::begin(worker, turn.deadlines, client.address, &head);
+    let mut exchange = Exchange::begin(worker, turn.deadlines, client.address, head);
     let is_http2 = head.version() == Version::Http2;
     // On HTTP/1, bytes may follow a request's head that were not looked over.
     let unread = !is_http2 && opening.is_some();
@@ -108,7 +108,7 @@ pub async fn answer(
     if turn.is_overfull || is_http2 && head.len() > shared.config.max_headers {
         return refuse(worker, exchange, &ProxyError::TooManyHeaders, false);
     }
-    let understood = understand(&head, opening.as_ref(), &body);
+    let understood = understand(head, opening.as_ref(), &body);
     let (target, host, framing) = match understood {
         Ok(understood) => understood,
         Err(malformed) => {
@@ -127,7 +127,7 @@ pub async fn answer(
     }
     let frontend = shared.routes.load().find(&name).cloned();
     let id = shared.config.request_id_header.as_ref().map(|header| {
-        let id = request_id(&head, header.name().as_str().as_bytes());
+        let id = request_id(head, header.name().as_str().as_bytes());
         let id = id.map_or_else(|| Bytes::from(uuid::Uuid::new_v4().to_string()), |id| head.value_bytes(id));
         (Box::from(header.canonical()), id)
     });
@@ -138,7 +138,7 @@ pub async fn answer(
     };
     exchange.routed(&frontend);
     let wanted = shared.sticky.as_ref().and_then(|sticky| sticky.wanted(&frontend, head.all(Known::Cookie)));
-    let request = Request { head: head.clone(), body, framing, opening, id, informational: turn.informational };
+    let request = Request { head, body, framing, opening, id, informational: turn.informational };
     let (choice, outcome) =
         attempt(worker, client, &frontend, wanted.as_ref(), &request, &target, host, &mut exchange).await;
     let mut lines = Lines::new();
@@ -192,7 +192,7 @@ async fn attempt(
     client: &Client,
     frontend: &Arc<Frontend>,
     wanted: Option<&Choice>,
-    request: &Request,
+    request: &Request<'_>,
     target: &Target<'_>,
     host: &[u8],
     exchange: &mut Exchange,
@@ -203,25 +203,29 @@ async fn attempt(
     let is_head = request.head.method() == "HEAD";
     let mut has_repeated = false;
     while let Some(choice) = attempts.next(exchange) {
-        let backend = &choice.backend;
-        let name = backend.origin().host.name();
-        let head = write_head(client, request, target, host, name);
-        let outgoing = Outgoing {
-            head,
-            body: request.body.share(),
-            framing: request.framing,
-            is_head,
-            informational: request.informational.clone(),
-        };
         let began = Instant::now();
-        let sending = async {
-            if request.opening.is_some() || has_repeated {
-                Box::pin(worker.upstream.send_afresh(backend, &outgoing)).await
-            } else {
-                worker.upstream.send(backend, &outgoing).await
-            }
+        let sent = {
+            let backend = &choice.backend;
+            let name = backend.origin().host.name();
+            let write_head = |text: &mut BytesMut| write_head(text, client, request, target, host, name);
+            let outgoing = Outgoing {
+                write_head: &write_head,
+                body: request.body.share(),
+                framing: request.framing,
+                is_fragile: repeatability == Repeatability::Once,
+                is_head,
+                informational: request.informational.clone(),
+            };
+            let afresh = request.opening.is_some() || has_repeated;
+            let sending = pin!(async {
+                if afresh {
+                    Box::pin(worker.upstream.send_afresh(backend, &outgoing)).await
+                } else {
+                    worker.upstream.send(backend, &outgoing).await
+                }
+            });
+            within(worker, &request.body, sending).await
         };
-        let sent = within(worker, &request.body, sending).await;
         let took = began.elapsed();
         exchange.attempted(took);
         let (error, next) = match sent {
@@ -255,7 +259,14 @@ async fn attempt(
 }
 
 /// The request's head for a backend, which may be known by a name.
-fn write_head(client: &Client, request: &Request, target: &Target<'_>, host: &[u8], name: Option<&str>) -> Bytes {
+fn write_head(
+    text: &mut BytesMut,
+    client: &Client,
+    request: &Request<'_>,
+    target: &Target<'_>,
+    host: &[u8],
+    name: Option<&str>,
+) {
     let rules = RequestRules {
         provenance: &client.provenance,
         request_id: request.id.as_ref().map(|(name, id)| (name.as_bytes(), &id[..])),
@@ -266,21 +277,18 @@ fn write_head(client: &Client, request: &Request, target: &Target<'_>, host: &[u
             Some(name) => Addressee::Backend { name: name.as_bytes(), original: host },
         },
     };
-    let mut head = BytesMut::new();
-    write_request(&mut head, &request.head, target, &rules, request.framing);
-    head.freeze()
+    write_request(text, request.head, target, &rules, request.framing);
 }
 
 /// Waits for the head of a response within a limit, which does not run while the request's body makes progress.
 async fn within<T>(
     worker: &Worker,
     body: &RequestBody,
-    sending: impl Future<Output = Result<T, Failure>>,
+    mut sending: Pin<&mut impl Future<Output = Result<T, Failure>>>,
 ) -> Result<T, (ProxyError, Progress)> {
     let failed = |Failure { error, progress }| (error.into(), progress);
     let Some(limit) = worker.shared.config.request_timeout else { return sending.await.map_err(failed) };
     let (mut deadline, mut timer) = (Instant::now() + limit, worker.timers.lend());
-    let mut sending = pin!(sending);
     poll_fn(|cx| {
         if let Poll::Ready(sent) = sending.as_mut().poll(cx) {
             return Poll::Ready(sent.map_err(failed));

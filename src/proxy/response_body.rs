@@ -43,7 +43,6 @@ impl From<&'static str> for Content {
     }
 }
 
-#[expect(clippy::large_enum_variant, reason = "nearly all are backends'")]
 enum Source {
     Own(Bytes),
     Backend(Answering),

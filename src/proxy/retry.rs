@@ -109,7 +109,7 @@ impl<'a> Attempts<'a> {
 
     /// What happens to the request from here on is this choice's doing.
     pub fn turn_to(&self, choice: &Choice, exchange: &mut Exchange) {
-        exchange.attempting(choice.backend.url());
+        exchange.attempting(&choice.backend);
         if self.goes_by_load() {
             exchange.occupy(InFlight::at(&choice.backend));
         }

@@ -4,8 +4,8 @@ use std::cell::RefCell;
 
 use jiff::Timestamp;
 
-/// The present time as `Date` has it (RFC 9110 section 5.6.7). Each thread formats a second once.
-pub fn date() -> String {
+/// Shows the present time as `Date` has it (RFC 9110 section 5.6.7). Each thread formats a second once.
+pub fn with_date<T>(show: impl FnOnce(&str) -> T) -> T {
     thread_local! {
         static CACHED: RefCell<(i64, String)> = const { RefCell::new((i64::MIN, String::new())) };
     }
@@ -15,6 +15,6 @@ pub fn date() -> String {
             *second = now.as_second();
             *text = now.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
         }
-        text.clone()
+        show(text)
     })
 }

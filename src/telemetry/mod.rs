@@ -16,7 +16,7 @@ pub use access_log::{AccessLog, Entry, put_escaped};
 pub use activity::{Activities, Activity, InPhase, Phase};
 pub use admin::Admin;
 pub use counted::Counted;
-pub use date::date;
+pub use date::with_date;
 pub use error_log::{ErrorLog, Subject};
 pub use freshness::StoreHealth;
 pub use lines::{Lines, LinesGuard, LogTarget};

@@ -11,6 +11,7 @@ use std::{
 };
 
 use http_body::Body;
+use smallvec::SmallVec;
 use tracing::debug;
 
 use super::{
@@ -37,7 +38,7 @@ use crate::{
         upstream::Informational,
         worker::Worker,
     },
-    telemetry::{Counted, date},
+    telemetry::{Counted, with_date},
     transport::Transport,
 };
 
@@ -45,7 +46,8 @@ use crate::{
 pub async fn serve(worker: Rc<Worker>, transport: Transport, client: Rc<Client>) {
     let deadlines = Deadlines::begin(worker.shared.config.client_timeouts, worker.shared.clock);
     let wire = Rc::new(RefCell::new(Wire::new(transport, deadlines.clone())));
-    let mut connection = Connection { worker: &worker, client: &client, wire, deadlines: deadlines.clone() };
+    let pass_on = pass_on(&wire);
+    let mut connection = Connection { worker: &worker, client: &client, wire, deadlines: deadlines.clone(), pass_on };
     let mut alarm = deadlines.map(Alarm::new);
     let mut serving = pin!(connection.run());
     let is_late = poll_fn(|cx| {
@@ -65,6 +67,8 @@ struct Connection<'a> {
     client: &'a Rc<Client>,
     wire: Rc<RefCell<Wire>>,
     deadlines: Option<Rc<Deadlines>>,
+    /// What writes informational responses to the client.
+    pass_on: Informational,
 }
 
 /// What a connection has to say next.
@@ -156,9 +160,9 @@ impl Connection<'_> {
         let turn = Turn {
             deadlines: self.deadlines.clone(),
             is_overfull: false,
-            informational: (head.version() == Version::Http11).then(|| self.pass_on()),
+            informational: (head.version() == Version::Http11).then(|| Rc::clone(&self.pass_on)),
         };
-        let answer = forward::answer(self.worker, self.client, turn, head.clone(), opening, body);
+        let answer = pin!(forward::answer(self.worker, self.client, turn, &head, opening, body));
         let Some(answer) = self.unless_gone(answer).await else { return After::Gone };
         match answer {
             Answer::Response(reply) => self.respond(&head, reply).await,
@@ -169,23 +173,8 @@ impl Connection<'_> {
         }
     }
 
-    /// What writes informational responses to the client.
-    fn pass_on(&self) -> Informational {
-        let wire = Rc::clone(&self.wire);
-        Rc::new(move |head| {
-            let rules = ResponseRules {
-                version: Version::Http11,
-                framing: Framing::None,
-                persistence: Persistence::Unsaid,
-                lines: &[],
-            };
-            write_response(wire.borrow_mut().output.text(), head, &rules);
-        })
-    }
-
     /// Waits for something, writing what comes up meanwhile; `None` if the client leaves before.
-    async fn unless_gone<T>(&self, wanted: impl Future<Output = T>) -> Option<T> {
-        let mut wanted = pin!(wanted);
+    async fn unless_gone<T>(&self, mut wanted: Pin<&mut impl Future<Output = T>>) -> Option<T> {
         poll_fn(|cx| {
             if let Poll::Ready(found) = wanted.as_mut().poll(cx) {
                 return Poll::Ready(Some(found));
@@ -229,14 +218,14 @@ impl Connection<'_> {
             (true, Version::Http10) => Persistence::KeepAlive,
             (true, _) => Persistence::Unsaid,
         };
-        let date = date();
-        let mut ours: Vec<(&[u8], &[u8])> = lines.iter().map(|(name, value)| (name.as_bytes(), &value[..])).collect();
-        if !head.has(Known::Date) {
-            ours.push((b"Date", date.as_bytes()));
-        }
-        let rules = ResponseRules { version: request.version(), framing, persistence, lines: &ours };
-        write_response(self.wire.borrow_mut().output.text(), &head, &rules);
-        drop(head);
+        with_date(|date| {
+            let ours = lines.iter().map(|(name, value)| (name.as_bytes(), &value[..]));
+            let date = (!head.has(Known::Date)).then_some((&b"Date"[..], date.as_bytes()));
+            let ours: SmallVec<[(&[u8], &[u8]); 4]> = ours.chain(date).collect();
+            let rules = ResponseRules { version: request.version(), framing, persistence, lines: &ours };
+            write_response(self.wire.borrow_mut().output.text(), &head, &rules);
+        });
+        drop((head, lines));
         if self.write_body(body, framing == Framing::Chunked).await.is_err() {
             if framing == Framing::UntilClose {
                 // An ordinary end would make a whole response of it.
@@ -349,11 +338,12 @@ impl Connection<'_> {
         let status = error.status();
         malformed::record(&self.worker.shared, self.client.address, &self.wire.borrow().input, status);
         let reason = http::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
-        let text = format!(
-            "HTTP/1.1 {status} {}\r\nConnection: close\r\nContent-Length: 0\r\nDate: {}\r\n\r\n",
-            reason.unwrap_or_default(),
-            date()
-        );
+        let text = with_date(|date| {
+            format!(
+                "HTTP/1.1 {status} {}\r\nConnection: close\r\nContent-Length: 0\r\nDate: {date}\r\n\r\n",
+                reason.unwrap_or_default(),
+            )
+        });
         self.wire.borrow_mut().output.push(text.into());
         // A client that is gone need not be told.
         let _ = poll_fn(|cx| self.wire.borrow_mut().poll_flush(cx)).await;
@@ -381,6 +371,20 @@ impl Connection<'_> {
         };
         let _ = tokio::time::timeout(LINGER, closing).await;
     }
+}
+
+/// What writes informational responses to a client.
+fn pass_on(wire: &Rc<RefCell<Wire>>) -> Informational {
+    let wire = Rc::clone(wire);
+    Rc::new(move |head| {
+        let rules = ResponseRules {
+            version: Version::Http11,
+            framing: Framing::None,
+            persistence: Persistence::Unsaid,
+            lines: &[],
+        };
+        write_response(wire.borrow_mut().output.text(), head, &rules);
+    })
 }
 
 /// How long a client that is interrupted is listened to.

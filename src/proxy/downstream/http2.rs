@@ -57,7 +57,7 @@ pub async fn serve(worker: Rc<Worker>, transport: Transport, client: Rc<Client>)
             let opening = Opening::of(&head);
             let body =
                 if opening.is_some() { RequestBody::default() } else { RequestBody::new(body, deadlines.clone()) };
-            let response = match forward::answer(&worker, &client, turn, head, opening, body).await {
+            let response = match forward::answer(&worker, &client, turn, &head, opening, body).await {
                 Answer::Response(reply) => translate::response(reply, parts.method == Method::HEAD),
                 Answer::Opened(opened) => {
                     if let Some(deadlines) = &deadlines {

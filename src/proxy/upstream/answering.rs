@@ -33,7 +33,7 @@ pub struct Answering {
 /// The connection that a response comes over.
 enum Held {
     /// The request has been sent.
-    Alone(Connection),
+    Alone(Box<Connection>),
     /// The rest of the request is being sent meanwhile, by a task of its own: a client may well send all of it before it reads
     /// the first byte of its answer.
     Shared(Rc<RefCell<Uploading>>, AbortHandle),
@@ -44,7 +44,7 @@ enum Held {
 /// A connection over which a request is still being sent.
 struct Uploading {
     /// `None` once it has gone elsewhere.
-    connection: Option<Connection>,
+    connection: Option<Box<Connection>>,
     /// `None` once all is sent, or the backend takes no more.
     sending: Option<Sending>,
     /// Whether the backend takes no more.
@@ -67,7 +67,7 @@ pub(super) enum Reuse {
 
 impl Answering {
     pub(super) fn new(
-        connection: Connection,
+        connection: Box<Connection>,
         body: BodyReading,
         sending: Option<Sending>,
         reuse: Reuse,
@@ -144,7 +144,7 @@ impl Answering {
             Held::Shared(uploading, task) => {
                 task.abort();
                 let connection = uploading.borrow_mut().connection.take();
-                connection.map(Connection::into_parts)
+                connection.map(|connection| connection.into_parts())
             }
             Held::Gone => None,
         }
@@ -165,7 +165,7 @@ impl Drop for Answering {
 }
 
 /// Keeps a connection for other requests.
-fn keep(connection: Connection, pool: &Rc<Pool>, reuse: Reuse) {
+fn keep(connection: Box<Connection>, pool: &Rc<Pool>, reuse: Reuse) {
     match reuse {
         Reuse::Never => {}
         Reuse::AtOnce => pool.put(connection),
@@ -194,7 +194,7 @@ async fn send_rest(uploading: Rc<RefCell<Uploading>>) {
             break is_sent;
         }
         let uploading = uploading.borrow();
-        let sent = uploading.connection.as_ref().map(Connection::sent);
+        let sent = uploading.connection.as_ref().map(|connection| connection.sent());
         if uploading.then.is_some() && sent == before {
             break false;
         }
@@ -240,11 +240,11 @@ mod tests {
         let pool = Pool::new(Traffic { dials: counter(), reuses: counter(), idle });
         let (connection, mut far) = connected().await;
         let origin = Arc::clone(connection.backend().origin());
-        Answering::new(connection, BodyReading::new(Framing::None), None, reuse, &pool).give_back();
-        let at_once = pool.take(&origin);
+        Answering::new(Box::new(connection), BodyReading::new(Framing::None), None, reuse, &pool).give_back();
+        let at_once = pool.take(&origin, true);
         far.write_all(surplus).unwrap();
         tokio::time::sleep(2 * MOMENT).await;
-        [at_once.is_some(), pool.take(&origin).is_some()]
+        [at_once.is_some(), pool.take(&origin, true).is_some()]
     }
 
     #[tokio::test]

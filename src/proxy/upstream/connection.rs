@@ -93,8 +93,8 @@ impl Connection {
         self.input.is_empty() && pin!(read).poll(&mut Context::from_waker(Waker::noop())).is_pending()
     }
 
-    /// Whether nothing is there to be read. The system is asked, which knows more than it has announced: while a worker has
-    /// much to do, that may be milliseconds old.
+    /// Whether nothing is there to be read. The system is asked, which knows more than it has announced, for the price of a
+    /// call.
     pub fn is_silent(&self) -> bool {
         let peeked = SockRef::from(self.transport.socket()).peek(&mut [MaybeUninit::uninit()]);
         peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)

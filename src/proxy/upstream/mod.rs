@@ -12,7 +12,7 @@ mod sending;
 
 use std::{future::poll_fn, rc::Rc, sync::Arc, task::Poll};
 
-use bytes::Bytes;
+use bytes::BytesMut;
 use tokio::net::TcpStream;
 use tracing::debug;
 
@@ -41,13 +41,15 @@ pub struct Upstream {
 }
 
 /// A request as it is written for one backend.
-pub struct Outgoing {
-    /// Its head, to the empty line.
-    pub head: Bytes,
+pub struct Outgoing<'a> {
+    /// Writes its head, to the empty line.
+    pub write_head: &'a dyn Fn(&mut BytesMut),
     /// Its body. Each attempt reads it from its beginning.
     pub body: RequestBody,
     /// How the body's end is told.
     pub framing: Framing,
+    /// Whether it is lost with a connection that its backend has just closed, because it may not be sent twice.
+    pub is_fragile: bool,
     /// Whether the response has no body because the request is a HEAD.
     pub is_head: bool,
     /// Who wants to know of informational responses.
@@ -111,8 +113,12 @@ impl Upstream {
     }
 
     /// Sends a request over a kept connection if there is one, else over a new one, and waits for the response's head.
-    pub async fn send(&self, backend: &Arc<Backend>, request: &Outgoing) -> Result<(ResponseHead, Answering), Failure> {
-        while let Some(connection) = self.pool.take(backend.origin()) {
+    pub async fn send(
+        &self,
+        backend: &Arc<Backend>,
+        request: &Outgoing<'_>,
+    ) -> Result<(ResponseHead, Answering), Failure> {
+        while let Some(connection) = self.pool.take(backend.origin(), request.is_fragile) {
             match self.exchange(connection, request, true).await {
                 Err(Failure { error, progress: Progress::NothingSent }) => {
                     debug!(backend = backend.url(), %error, "a kept connection turned out to be closed");
@@ -128,11 +134,13 @@ impl Upstream {
     pub async fn send_afresh(
         &self,
         backend: &Arc<Backend>,
-        request: &Outgoing,
+        request: &Outgoing<'_>,
     ) -> Result<(ResponseHead, Answering), Failure> {
         self.traffic.dials.inc();
         match self.dialer.connect(backend.origin()).await {
-            Ok(transport) => self.exchange(Connection::new(transport, Arc::clone(backend)), request, false).await,
+            Ok(transport) => {
+                self.exchange(Box::new(Connection::new(transport, Arc::clone(backend))), request, false).await
+            }
             Err(error) => Err(Failure { error: error.into(), progress: Progress::NothingSent }),
         }
     }
@@ -140,12 +148,13 @@ impl Upstream {
     /// Sends a request over a connection, and waits for the response's head.
     async fn exchange(
         &self,
-        mut connection: Connection,
-        request: &Outgoing,
+        mut connection: Box<Connection>,
+        request: &Outgoing<'_>,
         was_kept: bool,
     ) -> Result<(ResponseHead, Answering), Failure> {
         let (sent, received) = (connection.sent(), connection.received());
-        let mut sending = Some(Sending::new(&request.head, request.body.share(), request.framing, &mut connection));
+        (request.write_head)(connection.output().text());
+        let mut sending = Some(Sending::new(request.body.share(), request.framing));
         let mut reading = HeadReading::new(self.limits, request.informational.clone());
         let mut refusal = None;
         let outcome = poll_fn(|cx| {

@@ -32,12 +32,14 @@ pub struct Pool {
 }
 
 struct Idle {
-    connection: Connection,
+    connection: Box<Connection>,
     since: Instant,
 }
 
 impl Idle {
     fn is_worth_keeping(&mut self) -> bool {
+        // One that is in use again and again keeps its memory.
+        self.connection.rest();
         self.since.elapsed() < KEEP && !self.connection.backend().is_retired() && self.connection.is_usable()
     }
 }
@@ -48,13 +50,15 @@ impl Pool {
         Rc::new(Self { idle: RefCell::default(), traffic })
     }
 
-    /// Takes a connection that is, as far as can be told, still open.
-    pub fn take(&self, origin: &Arc<Origin>) -> Option<Connection> {
+    /// Takes a connection that is still open, as far as has been announced; and as far as can be told at all, where `is_sure`
+    /// is wanted. While a worker has much to do, what has been announced may be milliseconds old.
+    pub fn take(&self, origin: &Arc<Origin>, is_sure: bool) -> Option<Box<Connection>> {
         let mut all = self.idle.borrow_mut();
         let kept = all.get_mut(origin)?;
         while let Some(mut idle) = kept.pop_back() {
             self.traffic.idle.dec();
-            if idle.since.elapsed() < KEEP && idle.connection.is_usable() && idle.connection.is_silent() {
+            let is_open = idle.connection.is_usable() && (!is_sure || idle.connection.is_silent());
+            if idle.since.elapsed() < KEEP && is_open {
                 self.traffic.reuses.inc();
                 return Some(idle.connection);
             }
@@ -63,11 +67,10 @@ impl Pool {
     }
 
     /// Keeps a connection that is ready for another request.
-    pub fn put(&self, mut connection: Connection) {
+    pub fn put(&self, mut connection: Box<Connection>) {
         if connection.backend().is_retired() || !connection.is_usable() {
             return;
         }
-        connection.rest();
         let mut all = self.idle.borrow_mut();
         let kept = all.entry(Arc::clone(connection.backend().origin())).or_default();
         if kept.len() >= MOST_PER_ORIGIN && kept.pop_front().is_some() {

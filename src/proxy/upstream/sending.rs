@@ -43,9 +43,8 @@ pub enum SendError {
 }
 
 impl Sending {
-    /// A request of which nothing was sent, over this connection.
-    pub fn new(head: &Bytes, body: RequestBody, framing: Framing, connection: &mut Connection) -> Self {
-        connection.output().text().extend_from_slice(head);
+    /// A request whose head waits to be written.
+    pub fn new(body: RequestBody, framing: Framing) -> Self {
         let left = match framing {
             Framing::Length(length) => length,
             Framing::None | Framing::Chunked | Framing::UntilClose => 0,
