@@ -18,15 +18,18 @@ use super::{
 use crate::{
     message::{Known, RequestHead, Target, headers::forwarded_for},
     routing::{Backend, Frontend, InFlight},
-    telemetry::{self, Entry, InPhase, Phase, Subject},
+    telemetry::{self, Entry, InPhase, Phase, Subject, Tally},
 };
 
 /// Everything that must be remembered of a request for the logs and metrics. It is written when dropped, so that every way
 /// out of a request, a client's disappearance included, leaves exactly one record.
 pub struct Exchange {
     shared: Arc<Shared>,
+    tally: Rc<Tally>,
     deadlines: Option<Rc<Deadlines>>,
     began: Instant,
+    /// When the clock was last looked at.
+    latest: Instant,
     client: IpAddr,
     recorded: Recorded,
     request_id: Bytes,
@@ -51,25 +54,29 @@ impl Exchange {
         client: IpAddr,
         request: &RequestHead,
     ) -> Box<Self> {
-        Self::begin_with(worker, deadlines, client, Instant::now(), Recorded::Request(request.clone()))
+        let now = Instant::now();
+        Self::begin_with(worker, deadlines, client, (now, now), Recorded::Request(request.clone()))
     }
 
     /// For a connection that arrived then and is passed through. It is recorded as a CONNECT to the server name.
     pub fn begin_passthrough(worker: &Worker, client: IpAddr, name: Option<&str>, arrived: Instant) -> Box<Self> {
-        Self::begin_with(worker, None, client, arrived, Recorded::Connection(name.unwrap_or_default().into()))
+        let recorded = Recorded::Connection(name.unwrap_or_default().into());
+        Self::begin_with(worker, None, client, (arrived, Instant::now()), recorded)
     }
 
     fn begin_with(
         worker: &Worker,
         deadlines: Option<Rc<Deadlines>>,
         client: IpAddr,
-        began: Instant,
+        (began, latest): (Instant, Instant),
         recorded: Recorded,
     ) -> Box<Self> {
         Box::new(Self {
             shared: Arc::clone(&worker.shared),
+            tally: Rc::clone(&worker.tally),
             deadlines,
             began,
+            latest,
             client,
             recorded,
             request_id: Bytes::new(),
@@ -105,15 +112,32 @@ impl Exchange {
         self.in_flight = Some(in_flight);
     }
 
-    /// The last attempt took this long.
-    pub fn attempted(&mut self, took: Duration) {
+    /// When the request's head had arrived.
+    pub fn began(&self) -> Instant {
+        self.began
+    }
+
+    /// When the clock was last looked at: as an attempt ended, or as all began.
+    pub fn latest(&self) -> Instant {
+        self.latest
+    }
+
+    /// An attempt that began then has ended; returns how long it took.
+    pub fn attempted(&mut self, began: Instant) -> Duration {
+        self.latest = Instant::now();
+        self.backend_time = self.latest.saturating_duration_since(began);
+        self.backend_time
+    }
+
+    /// The answer of an earlier attempt is taken, which took this long.
+    pub fn took_back(&mut self, took: Duration) {
         self.backend_time = took;
     }
 
     /// The response has this status.
     pub fn answered(&mut self, status: u16) {
         if self.status.is_none() {
-            self.observe_head();
+            self.observe_head(self.latest);
             self.phase.enter(Phase::Response);
         }
         self.status = Some(status);
@@ -124,9 +148,9 @@ impl Exchange {
         self.phase.enter(Phase::Tunnel);
     }
 
-    fn observe_head(&self) {
+    fn observe_head(&self, at: Instant) {
         if self.is_recorded {
-            self.shared.metrics.request_duration.observe(self.began.elapsed().as_secs_f64());
+            self.tally.head(at.saturating_duration_since(self.began));
         }
     }
 
@@ -180,23 +204,20 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        let total = self.began.elapsed();
+        let now = Instant::now();
+        let total = now.saturating_duration_since(self.began);
         if let Some(deadlines) = &self.deadlines {
             deadlines.response_ended();
         }
         if !self.is_recorded {
             return;
         }
-        let metrics = &self.shared.metrics;
         if self.status.is_none() {
-            self.observe_head();
+            self.observe_head(now);
         }
         let status = self.status.unwrap_or(CLIENT_GONE);
-        metrics.count_response(status);
-        if self.phase.phase() != Phase::Tunnel {
-            metrics.exchange_duration.observe(total.as_secs_f64());
-        }
-        metrics.backend_duration.observe(self.backend_time.as_secs_f64());
+        let took = (self.phase.phase() != Phase::Tunnel).then_some(total);
+        self.tally.exchange(status, took, self.backend_time);
         if !self.shared.access_log.is_on() {
             return;
         }

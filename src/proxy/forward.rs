@@ -6,11 +6,10 @@ use std::{
     rc::Rc,
     sync::Arc,
     task::{Poll, ready},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::{Bytes, BytesMut};
-use tokio::time::Instant;
 
 use super::{
     client::Client,
@@ -201,9 +200,10 @@ async fn attempt(
     let (judges_answers, mut kept) = (worker.shared.config.dead_backend_on_5xx, None);
     let repeatability = Repeatability::of(request.head.method(), request.body.is_empty() && request.opening.is_none());
     let is_head = request.head.method() == "HEAD";
-    let mut has_repeated = false;
+    let (mut is_first, mut has_repeated) = (true, false);
     while let Some(choice) = attempts.next(exchange) {
-        let began = Instant::now();
+        let began = if is_first { exchange.began() } else { Instant::now() };
+        is_first = false;
         let sent = {
             let backend = &choice.backend;
             let name = backend.origin().host.name();
@@ -224,10 +224,9 @@ async fn attempt(
                     worker.upstream.send(backend, &outgoing).await
                 }
             });
-            within(worker, &request.body, sending).await
+            within(worker, began, &request.body, sending).await
         };
-        let took = began.elapsed();
-        exchange.attempted(took);
+        let took = exchange.attempted(began);
         let (error, next) = match sent {
             Ok((head, answering)) => match check_upgrade(&head, request.opening.as_ref()) {
                 Ok(()) => {
@@ -251,7 +250,7 @@ async fn attempt(
     }
     if let Some(answer) = kept {
         attempts.turn_to(&answer.choice, exchange);
-        exchange.attempted(answer.took);
+        exchange.took_back(answer.took);
         return (Some(answer.choice), Ok((answer.head, answer.answering)));
     }
     let (choice, error) = attempts.end(exchange);
@@ -283,19 +282,20 @@ fn write_head(
 /// Waits for the head of a response within a limit, which does not run while the request's body makes progress.
 async fn within<T>(
     worker: &Worker,
+    began: Instant,
     body: &RequestBody,
     mut sending: Pin<&mut impl Future<Output = Result<T, Failure>>>,
 ) -> Result<T, (ProxyError, Progress)> {
     let failed = |Failure { error, progress }| (error.into(), progress);
     let Some(limit) = worker.shared.config.request_timeout else { return sending.await.map_err(failed) };
-    let (mut deadline, mut timer) = (Instant::now() + limit, worker.timers.lend());
+    let (mut deadline, mut timer) = (began + limit, worker.timers.lend());
     poll_fn(|cx| {
         if let Poll::Ready(sent) = sending.as_mut().poll(cx) {
             return Poll::Ready(sent.map_err(failed));
         }
         loop {
-            ready!(timer.poll(deadline, cx));
-            match body.moved_at().map(|moved| Instant::from_std(moved) + limit) {
+            ready!(timer.poll(deadline.into(), cx));
+            match body.moved_at().map(|moved| moved + limit) {
                 Some(later) if later > deadline => deadline = later,
                 _ => return Poll::Ready(Err((ProxyError::RequestTimeout(limit), Progress::Begun))),
             }

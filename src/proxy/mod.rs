@@ -31,7 +31,7 @@ use tokio::{
     task::{JoinSet, LocalSet},
 };
 
-use crate::drain::Drain;
+use crate::{drain::Drain, telemetry::settle_tally};
 
 pub use client_timeouts::ClientTimeouts;
 pub use config::{Config, LoadBalancing};
@@ -49,7 +49,8 @@ use worker::Worker;
 /// # Errors
 /// When the runtime cannot be made, or a socket cannot be used.
 pub fn run_worker(shared: Arc<Shared>, doors: Vec<Door>, drain: &Drain) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().on_thread_park(settle_tally).build()?;
     let local = LocalSet::new();
     let result = local.block_on(&runtime, async {
         let worker = Rc::new(Worker::new(shared, drain.clone()));
@@ -70,6 +71,7 @@ pub fn run_worker(shared: Arc<Shared>, doors: Vec<Door>, drain: &Drain) -> io::R
         Ok(())
     });
     drop(local);
+    settle_tally();
     runtime.shutdown_background();
     result
 }
@@ -83,6 +85,7 @@ async fn reap(pool: Rc<Pool>, mut retirements: watch::Receiver<()>) {
             _ = retirements.changed() => {}
         }
         pool.reap();
+        settle_tally();
         tokio::time::sleep(REAP_PAUSE).await;
     }
 }

@@ -94,8 +94,8 @@ impl<'a> Attempts<'a> {
 
     /// The backend to try next; `None` when there is none left, or enough have been tried.
     pub fn next(&mut self, exchange: &mut Exchange) -> Option<Choice> {
-        let now = self.worker.shared.clock.now();
         let is_first = self.last.is_none();
+        let now = self.worker.shared.clock.at(exchange.latest());
         if is_first {
             self.frontend.retry_budget().count_request(now);
         }

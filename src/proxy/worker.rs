@@ -18,7 +18,7 @@ use crate::{
     drain::Drain,
     message::Limits,
     routing::{DeadMark, Routes},
-    telemetry::{AccessLog, Activities, Activity, ErrorLog, Metrics, StoreHealth},
+    telemetry::{AccessLog, Activities, Activity, ErrorLog, Metrics, StoreHealth, Tally},
 };
 
 /// What all workers share.
@@ -63,6 +63,8 @@ pub struct Worker {
     pub pool: Rc<Pool>,
     /// For the limits of its requests.
     pub timers: Timers,
+    /// What it has counted.
+    pub tally: Rc<Tally>,
     /// What its requests are doing.
     pub activity: Arc<Activity>,
     /// Connections and tunnels, for the drain to wait for.
@@ -86,6 +88,7 @@ impl Worker {
         let dialer = Dialer::new(shared.config.longest_dial(), shared.backend_tls.clone(), shared.names.clone());
         let upstream = Upstream::new(dialer, limits, Rc::clone(&pool), traffic);
         let activity = shared.activities.join();
-        Self { shared, upstream, pool, timers: Timers::default(), activity, tasks: TaskTracker::new(), drain }
+        let tally = Tally::new(metrics);
+        Self { shared, upstream, pool, timers: Timers::default(), tally, activity, tasks: TaskTracker::new(), drain }
     }
 }

@@ -182,14 +182,14 @@ impl Metrics {
         })
     }
 
-    /// Counts a response by its status, which is at most 999.
-    pub fn count_response(&self, status: u16) {
+    /// Counts responses by their status, which is at most 999.
+    pub fn count_responses(&self, status: u16, count: u64) {
         let counter = self
             .responses_by_status
             .get(usize::from(status))
             .map(|cached| cached.get_or_init(|| self.responses.with_label_values(&[status.to_string()])));
         if let Some(counter) = counter {
-            counter.inc();
+            counter.inc_by(count);
         }
     }
 
@@ -426,8 +426,7 @@ mod tests {
     #[test]
     fn every_metric_is_registered_and_encoded() {
         let metrics = Metrics::new().unwrap();
-        metrics.count_response(200);
-        metrics.count_response(200);
+        metrics.count_responses(200, 2);
         let text = String::from_utf8(metrics.encode().unwrap()).unwrap();
         assert!(text.contains("planb_reverseproxy_backends_responses_total{status_code=\"200\"} 2"), "{text}");
         for name in ["planb_sync_drift_total", "planb_router_backend_markdead_total", "process_open_fds"] {

@@ -10,6 +10,7 @@ mod error_log;
 mod freshness;
 mod lines;
 mod metrics;
+mod tally;
 mod tasks;
 
 pub use access_log::{AccessLog, Entry, put_escaped};
@@ -21,6 +22,7 @@ pub use error_log::{ErrorLog, Subject};
 pub use freshness::StoreHealth;
 pub use lines::{Lines, LinesGuard, LogTarget};
 pub use metrics::Metrics;
+pub use tally::{Tally, settle_tally};
 pub use tasks::Tasks;
 
 use std::{env, sync::Arc};

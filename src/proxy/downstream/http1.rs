@@ -86,6 +86,8 @@ enum After {
     Kept,
     /// It is closed, and what the client still sends is read for a moment.
     Closed,
+    /// It is closed as its client wished, who has nothing more to say.
+    Finished,
     /// It is not ours any more, or broken.
     Gone,
 }
@@ -109,6 +111,8 @@ impl Connection<'_> {
             match after {
                 After::Kept => {}
                 After::Closed => return self.linger().await,
+                // However it ends, the connection is closed.
+                After::Finished => return drop(poll_fn(|cx| self.wire.borrow_mut().poll_goodbye(cx)).await),
                 After::Gone => return,
             }
         }
@@ -219,13 +223,18 @@ impl Connection<'_> {
             (true, Version::Http10) => Persistence::KeepAlive,
             (true, _) => Persistence::Unsaid,
         };
-        with_date(|date| {
+        let write = |date: Option<&str>| {
             let ours = lines.iter().map(|(name, value)| (name.as_bytes(), &value[..]));
-            let date = (!head.has(Known::Date)).then_some((&b"Date"[..], date.as_bytes()));
+            let date = date.map(|date| (&b"Date"[..], date.as_bytes()));
             let ours: SmallVec<[(&[u8], &[u8]); 4]> = ours.chain(date).collect();
             let rules = ResponseRules { version: request.version(), framing, persistence, lines: &ours };
             write_response(self.wire.borrow_mut().output.text(), &head, &rules);
-        });
+        };
+        if head.has(Known::Date) {
+            write(None);
+        } else {
+            with_date(|date| write(Some(date)));
+        }
         drop((head, lines));
         if self.write_body(body, framing == Framing::Chunked).await.is_err() {
             if framing == Framing::UntilClose {
@@ -239,7 +248,11 @@ impl Connection<'_> {
             poll_fn(|cx| self.wire.borrow_mut().poll_settled(cx)).await;
         }
         let wire = self.wire.borrow();
-        if is_kept && wire.has_read_body() { After::Kept } else { After::Closed }
+        match wire.has_read_body() {
+            true if is_kept => After::Kept,
+            true if wire.input.is_empty() && !keeps_alive(request.version(), request) => After::Finished,
+            _ => After::Closed,
+        }
     }
 
     /// Writes a body behind what waits already.

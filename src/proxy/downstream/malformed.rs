@@ -7,7 +7,7 @@ use crate::{proxy::worker::Shared, telemetry::Entry};
 /// Records a request that was answered with this status, of which so much had arrived.
 pub fn record(shared: &Shared, client: IpAddr, arrived: &[u8], status: u16) {
     shared.metrics.malformed_requests.inc();
-    shared.metrics.count_response(status);
+    shared.metrics.count_responses(status, 1);
     let [method, path, protocol] = words(arrived);
     shared.access_log.write(&Entry {
         client,

@@ -112,7 +112,7 @@ async fn connect(
     while let Some(choice) = attempts.next(exchange) {
         let began = Instant::now();
         let reached = worker.upstream.reach(choice.backend.origin()).await;
-        exchange.attempted(began.elapsed());
+        exchange.attempted(began);
         match reached {
             Ok(stream) => return Ok(stream),
             Err(error) => attempts.failed(choice, error.into(), Next::Another, exchange),

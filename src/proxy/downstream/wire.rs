@@ -190,6 +190,14 @@ impl Wire {
         }
     }
 
+    /// Says under TLS that the connection ends. A plain socket says so by being closed.
+    pub fn poll_goodbye(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &self.transport {
+            Some(Transport::Tls(_)) => self.poll_shutdown(cx),
+            _ => Poll::Ready(Ok(())),
+        }
+    }
+
     /// Has the socket end with a reset.
     pub fn reset_at_close(&self) {
         if let Some(transport) = &self.transport {

@@ -1,7 +1,7 @@
 //! Connections to backends that are kept for reuse.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::{HashMap, VecDeque},
     rc::Rc,
     sync::Arc,
@@ -28,26 +28,31 @@ pub struct Traffic {
 /// One worker's kept connections, by origin. The one used last is used first, so that after a burst the surplus ages out.
 pub struct Pool {
     idle: RefCell<HashMap<Arc<Origin>, VecDeque<Idle>, RandomState>>,
+    /// When it was last looked over.
+    now: Cell<Instant>,
     traffic: Traffic,
 }
 
 struct Idle {
     connection: Box<Connection>,
+    /// When the pool had last been looked over before.
     since: Instant,
 }
 
 impl Idle {
-    fn is_worth_keeping(&mut self) -> bool {
+    fn is_worth_keeping(&mut self, now: Instant) -> bool {
         // One that is in use again and again keeps its memory.
         self.connection.rest();
-        self.since.elapsed() < KEEP && !self.connection.backend().is_retired() && self.connection.is_usable()
+        now.saturating_duration_since(self.since) < KEEP
+            && !self.connection.backend().is_retired()
+            && self.connection.is_usable()
     }
 }
 
 impl Pool {
     /// An empty pool.
     pub fn new(traffic: Traffic) -> Rc<Self> {
-        Rc::new(Self { idle: RefCell::default(), traffic })
+        Rc::new(Self { idle: RefCell::default(), now: Instant::now().into(), traffic })
     }
 
     /// Takes a connection that is still open, as far as has been announced; and as far as can be told at all, where `is_sure`
@@ -58,7 +63,7 @@ impl Pool {
         while let Some(mut idle) = kept.pop_back() {
             self.traffic.idle.dec();
             let is_open = idle.connection.is_usable() && (!is_sure || idle.connection.is_silent());
-            if idle.since.elapsed() < KEEP && is_open {
+            if is_open {
                 self.traffic.reuses.inc();
                 return Some(idle.connection);
             }
@@ -76,16 +81,17 @@ impl Pool {
         if kept.len() >= MOST_PER_ORIGIN && kept.pop_front().is_some() {
             self.traffic.idle.dec();
         }
-        kept.push_back(Idle { connection, since: Instant::now() });
+        kept.push_back(Idle { connection, since: self.now.get() });
         self.traffic.idle.inc();
     }
 
-    /// Closes connections that have been idle too long, or whose backend has closed them or is retired.
+    /// To be called every second. Closes connections that have been idle too long, or whose backend has closed them or is retired.
     pub fn reap(&self) {
-        let mut closed = 0;
+        let (now, mut closed) = (Instant::now(), 0);
+        self.now.set(now);
         self.idle.borrow_mut().retain(|_, kept| {
             let before = kept.len();
-            kept.retain_mut(Idle::is_worth_keeping);
+            kept.retain_mut(|idle| idle.is_worth_keeping(now));
             closed += before - kept.len();
             !kept.is_empty()
         });
