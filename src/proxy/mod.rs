@@ -16,6 +16,7 @@ mod outbox;
 mod request_id;
 mod response_body;
 mod retry;
+mod scratch;
 mod sticky;
 mod timers;
 mod trailers;

@@ -105,7 +105,8 @@ impl Connection<'_> {
                     self.refuse(error).await;
                     After::Closed
                 }
-                Next::Request(head) => self.exchange(head).await,
+                // In a box, because it is large, and an idle connection would otherwise be as large.
+                Next::Request(head) => Box::pin(self.exchange(head)).await,
             };
             is_first = false;
             match after {
@@ -166,9 +167,8 @@ impl Connection<'_> {
             is_overfull: false,
             informational: (head.version() == Version::Http11).then(|| Rc::clone(&self.pass_on)),
         };
-        // In a box, because it is large, and an idle connection would otherwise be as large.
-        let mut answer = Box::pin(forward::answer(self.worker, self.client, turn, &head, opening, body));
-        let Some(answer) = self.unless_gone(answer.as_mut()).await else { return After::Gone };
+        let answer = pin!(forward::answer(self.worker, self.client, turn, &head, opening, body));
+        let Some(answer) = self.unless_gone(answer).await else { return After::Gone };
         match answer {
             Answer::Response(reply) => self.respond(&head, reply).await,
             Answer::Opened(opened) => {

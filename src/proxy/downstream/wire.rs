@@ -18,7 +18,7 @@ use tokio_util::io::poll_read_buf;
 
 use crate::{
     message::{Chunk, ChunkReader, Framing, Trailers},
-    proxy::{client_timeouts::Deadlines, outbox::Outbox, upload::UploadError},
+    proxy::{client_timeouts::Deadlines, outbox::Outbox, scratch, upload::UploadError},
     transport::Transport,
 };
 
@@ -69,8 +69,14 @@ impl Wire {
         }
     }
 
-    /// Reads more; returns how many bytes, 0 at the end.
+    /// Reads what has arrived; returns how many bytes, 0 at the end.
     pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let Some(transport) = &mut self.transport else { return Poll::Ready(Ok(0)) };
+        scratch::poll_read(transport, &mut self.input, cx)
+    }
+
+    /// The same for a body, which may be large.
+    fn poll_fill_body(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let Some(transport) = &mut self.transport else { return Poll::Ready(Ok(0)) };
         if self.input.capacity() - self.input.len() < LEAST_ROOM {
             ready!(transport.poll_readable(cx))?;
@@ -151,7 +157,7 @@ impl Wire {
                     Ok(None) => {}
                 },
             }
-            if !matches!(ready!(self.poll_fill(cx)), Ok(1..)) {
+            if !matches!(ready!(self.poll_fill_body(cx)), Ok(1..)) {
                 self.body = Upload::Broken;
             }
         }
@@ -265,9 +271,9 @@ fn map_of(trailers: &Trailers) -> HeaderMap {
     map
 }
 
-/// Bytes that are read at once, and the room below which a read is not worth its system call.
-const ROOM: usize = 16 * 1024;
-const LEAST_ROOM: usize = 2 * 1024;
+/// Bytes of a body that are read at once, and the room below which a read is not worth its system call.
+const ROOM: usize = 64 * 1024;
+const LEAST_ROOM: usize = 4 * 1024;
 
 /// Bytes of further requests that are read while one is being answered.
 const MOST_AHEAD: usize = 64 * 1024;

@@ -17,7 +17,11 @@ use tokio::{
 };
 use tokio_util::io::poll_read_buf;
 
-use crate::{proxy::outbox::Outbox, routing::Backend, transport::Transport};
+use crate::{
+    proxy::{outbox::Outbox, scratch},
+    routing::Backend,
+    transport::Transport,
+};
 
 /// A connection to a backend, over which one request at a time can be sent.
 pub struct Connection {
@@ -55,7 +59,14 @@ impl Connection {
         &mut self.input
     }
 
-    /// Reads more into the input, about `room` bytes at most; returns how many, 0 at the end.
+    /// Reads what has come of a head into the input; returns how many bytes, 0 at the end.
+    pub fn poll_fill_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let read = ready!(scratch::poll_read(&mut self.transport, &mut self.input, cx))?;
+        self.received += read as u64;
+        Poll::Ready(Ok(read))
+    }
+
+    /// Reads more of a body into the input, about `room` bytes at most; returns how many, 0 at the end.
     pub fn poll_fill(&mut self, room: usize, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if self.input.capacity() - self.input.len() < LEAST_ROOM.min(room) {
             ready!(self.transport.poll_readable(cx))?;

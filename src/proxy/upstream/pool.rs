@@ -114,5 +114,5 @@ impl Drop for Pool {
 /// How long a connection is kept: less than the five seconds after which common servers close it.
 const KEEP: Duration = Duration::from_secs(4);
 
-/// Connections kept per origin and worker.
-const MOST_PER_ORIGIN: usize = 256;
+/// Connections kept per origin and worker. With fewer than there are requests at once, connections are made and closed all the time.
+const MOST_PER_ORIGIN: usize = 1_024;

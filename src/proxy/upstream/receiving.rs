@@ -68,7 +68,7 @@ impl HeadReading {
                     pass_on(&head);
                 }
             }
-            if ready!(connection.poll_fill(HEAD_ROOM, cx))? == 0 {
+            if ready!(connection.poll_fill_head(cx))? == 0 {
                 return Poll::Ready(Err(Broken::Closed));
             }
         }
@@ -211,8 +211,7 @@ const SWITCHING_PROTOCOLS: u16 = 101;
 /// Informational responses before the final one. A backend that sends more keeps us from others.
 const MOST_INFORMATIONAL: usize = 16;
 
-/// Bytes that are read at once, of a head and of a body.
-const HEAD_ROOM: usize = 8 * 1024;
+/// Bytes of a body that are read at once.
 const BODY_ROOM: usize = 64 * 1024;
 
 /// A chunk of fewer bytes is joined with others, until there are so many.
