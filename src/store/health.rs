@@ -5,29 +5,25 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
-use fred::{
-    clients::{Client, Pipeline},
-    interfaces::{ClientLike, EventInterface, PubsubInterface},
-    types::{CustomCommand, Message, Value},
-};
-use tokio::sync::broadcast::{
-    Receiver,
-    error::{RecvError, TryRecvError},
-};
-
 use super::{
     Server, StoreError,
     client::{Connection, NO_SUBSCRIPTION},
+    inbox::{Inbox, Missed, Reading, SUBSCRIPTION},
     schema::{self, DEAD_CHANNEL, DEAD_PREFIX, DeadNotice, FRONTEND_PREFIX, HEALTHCHECK_PREFIX},
     writer::{WRITE_LIMIT, require_master},
+};
+use bytes::Bytes;
+use fred::{
+    clients::{Client, Pipeline},
+    interfaces::{ClientLike, PubsubInterface},
+    types::{CustomCommand, Message, Value},
 };
 
 /// Two connections to a Redis master, subscribed to the channel `dead`. After an error it must be dropped.
 pub struct HealthSession {
     commands: Connection,
     subscriber: Connection,
-    messages: Receiver<Message>,
+    inbox: Inbox<Option<DeadNotice>>,
     holder: String,
     lease: String,
     release: String,
@@ -114,9 +110,9 @@ impl HealthSession {
             load(include_str!("scripts/criteria.lua")).await?,
         );
         let subscriber = Connection::open(server, SUBSCRIPTION).await?;
-        let messages = subscriber.client.message_rx();
+        let inbox = Inbox::new(&subscriber.client, Reading { event: |_| None, message: of_message });
         subscriber.ask(WRITE_LIMIT, subscriber.client.subscribe(DEAD_CHANNEL)).await?;
-        let session = Self { commands, subscriber, messages, holder: holder.to_owned(), lease, release, criteria };
+        let session = Self { commands, subscriber, inbox, holder: holder.to_owned(), lease, release, criteria };
         session.beat().await?;
         Ok(session)
     }
@@ -130,11 +126,7 @@ impl HealthSession {
     pub async fn notice(&mut self) -> Result<Option<DeadNotice>, StoreError> {
         tokio::select! {
             biased;
-            message = self.messages.recv() => match message {
-                Ok(message) => Ok(of_message(&message)),
-                Err(RecvError::Lagged(missed)) => Err(self.overrun(missed)),
-                Err(RecvError::Closed) => Err(self.overrun(0)),
-            },
+            notice = self.inbox.next() => notice.map_err(|missed| self.overrun(&missed)),
             error = self.commands.broken() => Err(error),
             error = self.subscriber.broken() => Err(error),
         }
@@ -142,12 +134,7 @@ impl HealthSession {
 
     /// The next message that has already arrived, as [`HealthSession::notice`].
     pub fn arrived(&mut self) -> Result<Option<Option<DeadNotice>>, StoreError> {
-        match self.messages.try_recv() {
-            Ok(message) => Ok(Some(of_message(&message))),
-            Err(TryRecvError::Empty) => Ok(None),
-            Err(TryRecvError::Lagged(missed)) => Err(self.overrun(missed)),
-            Err(TryRecvError::Closed) => Err(self.overrun(0)),
-        }
+        self.inbox.arrived().map_err(|missed| self.overrun(&missed))
     }
 
     /// Proves that both connections are answered.
@@ -203,7 +190,7 @@ impl HealthSession {
         self.commands.ask(RUN_LIMIT, answered).await
     }
 
-    fn overrun(&self, missed: u64) -> StoreError {
+    fn overrun(&self, &Missed(missed): &Missed) -> StoreError {
         StoreError::Overrun { server: self.subscriber.server.to_string(), missed }
     }
 }
@@ -274,9 +261,6 @@ pub const LEASE: Duration = Duration::from_secs(30);
 
 /// How long one pipeline of scripts may take.
 const RUN_LIMIT: Duration = Duration::from_secs(2);
-
-/// Messages that may wait to be collected; with more, the session is lost, and the next finds out what is dead.
-const SUBSCRIPTION: usize = 16_384;
 
 #[cfg(test)]
 mod tests {

@@ -9,6 +9,7 @@
 mod client;
 mod error;
 mod health;
+mod inbox;
 mod login;
 mod patience;
 mod schema;

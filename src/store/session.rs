@@ -2,27 +2,23 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
-use fred::{
-    clients::{Client, Pipeline},
-    interfaces::{
-        ClientLike, ConfigInterface, EventInterface, HashesInterface, KeysInterface, ListInterface, PubsubInterface,
-        ServerInterface, SetsInterface,
-    },
-    types::{CustomCommand, InfoKind, KeyspaceEvent, Message, Value},
-};
-use tokio::sync::broadcast::{
-    Receiver,
-    error::{RecvError, TryRecvError},
-};
-
 use super::{
     Doubt, Identity, Notifications, Server, StoreError, Vitals,
     client::{Connection, NO_SUBSCRIPTION},
+    inbox::{Inbox, Missed, Reading, SUBSCRIPTION},
     schema::{
         self, CERTIFICATE_FIELDS, CERTIFICATE_PREFIX, CertificateHash, CertificateRecord, Change, DEAD_CHANNEL,
         DEAD_PREFIX, DeadNotice, DeadSet, FRONTEND_PREFIX, List, Record,
     },
+};
+use bytes::Bytes;
+use fred::{
+    clients::{Client, Pipeline},
+    interfaces::{
+        ClientLike, ConfigInterface, HashesInterface, KeysInterface, ListInterface, PubsubInterface, ServerInterface,
+        SetsInterface,
+    },
+    types::{CustomCommand, InfoKind, KeyspaceEvent, Message, Value},
 };
 
 /// A live session: two connections to one server, subscribed to every change since it was opened.
@@ -32,8 +28,7 @@ use super::{
 pub struct Session {
     commands: Connection,
     subscriber: Connection,
-    keys: Receiver<KeyspaceEvent>,
-    messages: Receiver<Message>,
+    inbox: Inbox<Arrival>,
     vitals: Vitals,
     identity: Identity,
     has_heard: bool,
@@ -86,8 +81,7 @@ impl Session {
             });
         }
         let subscriber = Connection::open(server, SUBSCRIPTION).await?;
-        let keys = subscriber.client.keyspace_event_rx();
-        let messages = subscriber.client.message_rx();
+        let inbox = Inbox::new(&subscriber.client, Reading { event: of_event, message: of_message });
         let channel = |pattern: &Pattern| format!("__keyspace@{}__:{}*", server.database, pattern.prefix());
         let patterns: Vec<String> = patterns.iter().map(channel).collect();
         subscriber
@@ -96,7 +90,7 @@ impl Session {
                 subscriber.client.psubscribe(patterns).await
             })
             .await?;
-        let session = Self { commands, subscriber, keys, messages, vitals, identity, has_heard: false };
+        let session = Self { commands, subscriber, inbox, vitals, identity, has_heard: false };
         session.barrier().await?;
         Ok(session)
     }
@@ -129,23 +123,13 @@ impl Session {
     /// Waits for the next change, or for the session's end. Cancel-safe.
     pub async fn change(&mut self) -> Result<Change, StoreError> {
         loop {
-            let change = tokio::select! {
+            let arrival = tokio::select! {
                 biased;
-                event = self.keys.recv() => match event {
-                    Ok(event) => {
-                        self.has_heard = true;
-                        of_event(&event)
-                    }
-                    Err(error) => return Err(self.lost(&error)),
-                },
-                message = self.messages.recv() => match message {
-                    Ok(message) => Some(of_message(&message)),
-                    Err(error) => return Err(self.lost(&error)),
-                },
+                arrival = self.inbox.next() => arrival.map_err(|missed| self.lost(&missed))?,
                 error = self.commands.broken() => return Err(error),
                 error = self.subscriber.broken() => return Err(error),
             };
-            if let Some(change) = change {
+            if let Some(change) = self.take(arrival) {
                 return Ok(change);
             }
         }
@@ -153,29 +137,31 @@ impl Session {
 
     /// The next change that has already arrived.
     pub fn arrived(&mut self) -> Result<Option<Change>, StoreError> {
-        loop {
-            let change = match self.keys.try_recv() {
-                Ok(event) => {
-                    self.has_heard = true;
-                    of_event(&event)
-                }
-                Err(TryRecvError::Empty) => match self.messages.try_recv() {
-                    Ok(message) => Some(of_message(&message)),
-                    Err(TryRecvError::Empty) => return Ok(None),
-                    Err(error) => return Err(self.lost(&error.into_recv())),
-                },
-                Err(error) => return Err(self.lost(&error.into_recv())),
-            };
+        while let Some(arrival) = self.inbox.arrived().map_err(|missed| self.lost(&missed))? {
+            let change = self.take(arrival);
             if change.is_some() {
                 return Ok(change);
             }
+        }
+        Ok(None)
+    }
+
+    fn take(&mut self, arrival: Arrival) -> Option<Change> {
+        match arrival {
+            Arrival::Event(change) => {
+                self.has_heard = true;
+                change
+            }
+            Arrival::Message(change) => Some(change),
         }
     }
 
     /// Waits until every message that the server sent before this call has arrived: PING is answered on the subscriber's
     /// connection in its turn. Also the proof that the subscriptions are in force, which the client library does not give.
     pub async fn barrier(&self) -> Result<(), StoreError> {
-        self.subscriber.ask(HEARTBEAT_LIMIT, self.subscriber.client.ping::<Value>(None)).await.map(drop)
+        self.subscriber.ask(HEARTBEAT_LIMIT, self.subscriber.client.ping::<Value>(None)).await?;
+        self.inbox.flush().await;
+        Ok(())
     }
 
     /// One heartbeat: proves that both connections are answered, and compares the server's vitals with the last.
@@ -344,11 +330,7 @@ impl Session {
         Ok(DeadSet::from_members(&members, pttl))
     }
 
-    fn lost(&self, error: &RecvError) -> StoreError {
-        let missed = match error {
-            RecvError::Lagged(missed) => *missed,
-            RecvError::Closed => 0,
-        };
+    fn lost(&self, &Missed(missed): &Missed) -> StoreError {
         StoreError::Overrun { server: self.subscriber.server.to_string(), missed }
     }
 }
@@ -432,29 +414,25 @@ async fn examine(connection: &Connection) -> Result<Vitals, StoreError> {
     Ok(Vitals::parse(replication.as_deref().unwrap_or_default(), commands.ok().as_deref(), keys, flags.as_deref()))
 }
 
-fn of_event(event: &KeyspaceEvent) -> Option<Change> {
-    schema::subject_of_key(event.key.as_str()?)
+/// What the subscriber's connection brings.
+enum Arrival {
+    /// A keyspace event, and what it means for the table.
+    Event(Option<Change>),
+    /// A message on the channel.
+    Message(Change),
 }
 
-fn of_message(message: &Message) -> Change {
-    message.value.as_str().and_then(|payload| DeadNotice::decode(&payload)).map_or(Change::Junk, Change::Notice)
+fn of_event(event: &KeyspaceEvent) -> Arrival {
+    Arrival::Event(event.key.as_str().and_then(schema::subject_of_key))
+}
+
+fn of_message(message: &Message) -> Arrival {
+    let notice = message.value.as_str().and_then(|payload| DeadNotice::decode(&payload));
+    Arrival::Message(notice.map_or(Change::Junk, Change::Notice))
 }
 
 fn bytes_of(value: Value) -> Vec<Bytes> {
     value.into_array().into_iter().filter_map(Value::into_bytes).collect()
-}
-
-trait IntoRecv {
-    fn into_recv(self) -> RecvError;
-}
-
-impl IntoRecv for TryRecvError {
-    fn into_recv(self) -> RecvError {
-        match self {
-            TryRecvError::Lagged(missed) => RecvError::Lagged(missed),
-            TryRecvError::Empty | TryRecvError::Closed => RecvError::Closed,
-        }
-    }
 }
 
 /// How long a heartbeat may take before the server counts as frozen.
@@ -465,7 +443,3 @@ const NO_KEY: i64 = -2;
 
 /// How long one pipeline may take.
 const COMMAND_LIMIT: Duration = Duration::from_secs(10);
-
-/// Messages that may wait to be collected; with more, the session is lost. The library's default of 32 loses nearly all of
-/// any burst.
-const SUBSCRIPTION: usize = 65_536;

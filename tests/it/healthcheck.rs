@@ -314,7 +314,7 @@ fn redirects_lead_to_other_hosts_and_schemes_by_name_too() {
 #[test]
 fn a_location_can_do_no_more_than_make_the_check_fail() {
     let stack = start(&[]);
-    let location = Arc::new(Mutex::new(String::new()));
+    let location = Arc::new(Mutex::new("/again".to_owned()));
     let said = Arc::clone(&location);
     let backend = Backend::start(move |exchange| {
         let location = said.lock().unwrap().clone();
