@@ -3,6 +3,7 @@ time that each proxy needs, and the tables."""
 
 import argparse
 import contextlib
+import functools
 import os
 import pwd
 import re
@@ -72,6 +73,7 @@ NGINX_PROXY = """
     proxy_set_header Host $http_host;
     proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
     proxy_set_header X-Forwarded-Proto $scheme;
+    proxy_set_header X-Request-Id $request_id;
     {servers}
 """
 
@@ -79,6 +81,7 @@ HAPROXY = """
 global
     nbthread {workers}
     maxconn 8192
+    {settings}
 defaults
     mode http
     option http-keep-alive
@@ -86,13 +89,19 @@ defaults
     timeout connect 10s
     timeout client 1h
     timeout server 30s
+    timeout tunnel 1h
+    unique-id-format %[uuid()]
+    unique-id-header X-Request-Id
 frontend clients
     bind 127.0.0.1:{port} backlog 4096 {tls}
     option forwardfor
     http-request set-header X-Forwarded-Proto {scheme}
+    use_backend tunnels if {{ path /tunnel }}
     default_backend backend
 backend backend
     server backend 127.0.0.1:{backend}
+backend tunnels
+    server echo 127.0.0.1:{echo}
 """
 
 
@@ -148,17 +157,17 @@ class Stage:
         (home / "conf").write_text(text)
         return self.start(name, "nginx", "-e", f"{home}/error.log", "-p", home, "-c", f"{home}/conf")
 
-    def nginx_proxy(self, backend, servers):
-        return self.nginx("nginx", NGINX_PROXY.format(backend=backend, servers=servers))
+    def nginx_proxy(self, backend, servers, name="nginx"):
+        return self.nginx(name, NGINX_PROXY.format(backend=backend, servers=servers))
 
-    def haproxy(self, **values):
-        conf = self.folder / "haproxy.conf"
-        conf.write_text(HAPROXY.format(workers=WORKERS, **values))
-        return self.start("haproxy", "haproxy", "-db", "-f", conf)
+    def haproxy(self, name="haproxy", settings="", echo=9, **values):
+        conf = self.folder / f"{name}.conf"
+        conf.write_text(HAPROXY.format(workers=WORKERS, settings=settings, echo=echo, **values))
+        return self.start(name, "haproxy", "-db", "-f", conf)
 
-    def planb(self, planb, redis, *flags):
-        return self.start("planb", planb, f"--workers={WORKERS}", "--access-log=none", f"--read-redis-port={redis}",
-                          f"--write-redis-port={redis}", *flags)
+    def planb(self, planb, redis, *flags, name="planb", log="none"):
+        return self.start(name, planb, f"--workers={WORKERS}", f"--access-log={log}", f"--read-redis-port={redis}",
+                          f"--write-redis-port={redis}", "--request-id-header=X-Request-Id", *flags)
 
     def backend(self, port):
         """Answers /small and /large."""
@@ -169,12 +178,13 @@ class Stage:
         wait_for_port(port)
         check("the backend", port, "/large", LARGE, HOST)
 
-    def redis(self, port, backend, hosts):
+    def redis(self, port, backends):
+        """A Redis whose routes lead each of these hosts to a port."""
         self.start("redis", "redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "",
                    "--dir", self.folder, "--notify-keyspace-events", "KA")
         wait_for_port(port)
         with socket.create_connection(("127.0.0.1", port)) as connection:
-            for host in hosts:
+            for host, backend in backends.items():
                 connection.sendall(f"RPUSH frontend:{host} bench http://127.0.0.1:{backend}\r\n".encode())
                 assert connection.recv(100) == b":2\r\n"
 
@@ -197,9 +207,32 @@ def stage():
         fail("interrupted")
 
 
+def memory(proxies, connections):
+    """How much memory each proxy has as it begins, and for each of so many idle connections that have asked once."""
+    print("| | resident at the beginning | for each idle kept connection |\n|---|--:|--:|")
+    for name, (process, port) in proxies.items():
+        before = resident(process.pid)
+        kept = []
+        for _ in range(connections):
+            connection = socket.create_connection(("127.0.0.1", port))
+            connection.sendall(f"GET /small HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode())
+            answer = b""
+            while not answer.endswith(b"x" * SMALL):
+                answer += connection.recv(4096)
+            kept.append(connection)
+        # Longer than PlanB keeps idle connections to backends.
+        time.sleep(6)
+        used = resident(process.pid) - before
+        for connection in kept:
+            connection.close()
+        print(f"| {name} | {before / 1e6:.1f} MB | {used / connections / 1e3:.1f} KB |")
+    print()
+
+
 def compare(arguments, scenarios, proxies):
     """Lets the proxies, each a process and a port, take turns at each scenario, which is a name and a load: a function of
-    a port and seconds that returns what it counted. The results are by scenario and proxy."""
+    a port and seconds that returns what it counted, or has a `prepare` that returns a function of seconds. The results are by
+    scenario and proxy."""
     steps = len(scenarios) * arguments.rounds * len(proxies)
     note(f"{steps} measurements, about {steps * (arguments.seconds + WARM_UP) / 60:.0f} minutes")
     results = {}
@@ -214,8 +247,10 @@ def compare(arguments, scenarios, proxies):
 
 
 def measure(process, port, load, seconds):
+    # What a load needs before it begins is not measured.
+    run = load.prepare(port) if hasattr(load, "prepare") else functools.partial(load, port)
     before = cpu_seconds(process.pid)
-    result = load(port, seconds)
+    result = run(seconds)
     used = cpu_seconds(process.pid) - before
     if process.poll() is not None:
         fail(f"{process.args[0]} ended")
@@ -241,17 +276,56 @@ def wrk(port, seconds, path, connections, options=(), origin="http://127.0.0.1",
     }
 
 
-def cpu_seconds(pid):
-    """What a process and its children have used, the ended ones aside."""
-    ticks = 0
+class Tunnels:
+    """A message that goes round in each of many WebSockets."""
+
+    def __init__(self, count, host):
+        self.count = count
+        self.host = host
+
+    def __call__(self, port, seconds):
+        return self.prepare(port)(seconds)
+
+    def prepare(self, port):
+        command = [Path(__file__).parent / "echo", "client", str(port), str(self.count), self.host]
+        client = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        if client.stdout.readline() != "open\n":
+            fail(f"port {port}: the tunnels do not open")
+
+        def run(seconds):
+            out, _ = client.communicate(f"{seconds}\n")
+            count = int(out)
+            return {"operations": count, "rate": count / seconds}
+
+        return run
+
+
+def processes(pid):
+    """The fields of /proc/N/stat of a process and its children, by number."""
+    found = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = path.read_text().rsplit(") ", 1)[1].split()
         except OSError:
             continue
         if pid in (int(path.parent.name), int(fields[1])):
-            ticks += int(fields[11]) + int(fields[12])
+            found[int(path.parent.name)] = fields
+    return found
+
+
+def cpu_seconds(pid):
+    """What a process and its children have used, the ended ones aside."""
+    ticks = sum(int(fields[11]) + int(fields[12]) for fields in processes(pid).values())
     return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def resident(pid):
+    """Bytes of memory of a process, and of its children what they have for themselves."""
+    total = 0
+    for each in processes(pid):
+        text = Path(f"/proc/{each}/smaps_rollup").read_text()
+        total += int(re.search(rf"^{'Rss' if each == pid else 'Pss_Anon'}: +(\d+) kB$", text, re.M)[1]) * 1024
+    return total
 
 
 def report(results, operation):
@@ -264,7 +338,7 @@ def report(results, operation):
         all_cpu = [run["cpu"] for run in runs]
         spread = (max(all_cpu) - min(all_cpu)) / median["cpu"]
         print(f"| {scenario} | {name} | {median['cpu']:.1f} | {spread:.0%} | {median['rate']:,.0f} "
-              f"| {median['p50']:.2f} | {median['p99']:.2f} |")
+              f"| {shown(median, 'p50')} | {shown(median, 'p99')} |")
     print(f"\nRatios; below 1 planb is better, except for {operation}s/s.\n")
     print(f"| scenario | ratio | CPU/{operation} | {operation}s/s | p50 | p99 |")
     print("|---|---|--:|--:|--:|--:|")
@@ -274,7 +348,11 @@ def report(results, operation):
             continue
         ratio = {what: ours[what] / theirs[what] for what in ours}
         print(f"| {scenario} | planb/{other} | {ratio['cpu']:.2f} | {ratio['rate']:.2f} "
-              f"| {ratio['p50']:.2f} | {ratio['p99']:.2f} |")
+              f"| {shown(ratio, 'p50')} | {shown(ratio, 'p99')} |")
+
+
+def shown(figures, what):
+    return f"{figures[what]:.2f}" if what in figures else ""
 
 
 def circumstances(arguments, load_before):

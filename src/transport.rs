@@ -29,6 +29,11 @@ impl Transport {
         }
     }
 
+    /// Whether it is under TLS.
+    pub fn is_tls(&self) -> bool {
+        matches!(self, Self::Tls(_))
+    }
+
     /// Ready when there may be something to read, so that no buffer need be at hand before. Under TLS it cannot be told.
     pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {

@@ -53,6 +53,42 @@ fn an_informational_response_is_passed_on_to_those_who_know_of_it() {
 }
 
 #[test]
+fn a_client_of_http_1_0_keeps_its_connection_where_a_response_has_a_length() {
+    let stack = Stack::start(&[]);
+    let backend = Backend::start(|exchange| {
+        if exchange.head.contains("/chunked") {
+            exchange.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n")
+        } else {
+            exchange.answer("200 OK", "", b"hi");
+            true
+        }
+    });
+    stack.route(HOST, &[&backend]);
+    let mut client = stack.planb.connect();
+    for (path, connection) in [("/", "keep-alive"), ("/", "keep-alive"), ("/chunked", "close")] {
+        client.send(format!("GET {path} HTTP/1.0\r\nHost: {HOST}\r\nConnection: keep-alive\r\n\r\n"));
+        let response = client.response();
+        assert_eq!((response.header("connection"), response.text().as_str()), (Some(connection), "hi"), "{path}");
+        assert_eq!(response.header("transfer-encoding"), None);
+    }
+}
+
+#[test]
+fn trailers_reach_clients_that_have_not_asked_for_them() {
+    let stack = Stack::start(&[]);
+    let backend = Backend::start(|exchange| {
+        exchange.send(
+            "HTTP/1.1 200 OK\r\nTrailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\nX-Sum: 7\r\n\r\n",
+        )
+    });
+    stack.route(HOST, &[&backend]);
+    let mut client = stack.planb.connect();
+    client.send(format!("GET / HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n"));
+    assert_eq!(client.head().unwrap().header("trailer"), Some("X-Sum"));
+    assert_eq!(client.rest().unwrap(), b"2\r\nhi\r\n0\r\nX-Sum: 7\r\n\r\n");
+}
+
+#[test]
 fn requests_behind_one_another_are_answered_in_their_order() {
     let (stack, _backend) = start(&[]);
     let mut client = stack.planb.connect();

@@ -220,6 +220,23 @@ fn an_upload_goes_on_while_nobody_reads_the_answer_that_has_begun() {
 }
 
 #[test]
+fn an_answer_reaches_a_client_that_is_still_sending() {
+    let backend = Backend::start(|exchange| {
+        exchange.answer("413 Content Too Large", "Connection: close\r\n", b"too large");
+        false
+    });
+    let site = Site::start(&[], &[&backend.url()]);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), pattern(60_000_000)).unwrap();
+    let data = format!("@{}", file.path().display());
+    for round in 0..5 {
+        let arguments = ["--http2", "--data-binary", &data, "--write-out", "\n%{http_code}"];
+        let output = curl(&site.authority, site.stack.planb.tls_address(), "http2.test", "/", &arguments);
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "too large\n413", "round {round}: {output:?}");
+    }
+}
+
+#[test]
 fn answers_without_a_body_have_none() {
     let backend = Backend::start(|exchange| {
         let path = exchange.head.split(' ').nth(1).unwrap().to_owned();

@@ -15,6 +15,7 @@ use tracing::debug;
 use super::{
     frames::Watched,
     lifetime::{FRESH_GRACE, fresh_grace},
+    lingering::LingeringBody,
     malformed,
     streams::Streams,
     translate, upgrade,
@@ -55,8 +56,10 @@ pub async fn serve(worker: Rc<Worker>, transport: Transport, client: Rc<Client>)
                 return Ok(refuse(&worker, client.address));
             };
             let opening = Opening::of(&head);
-            let body =
-                if opening.is_some() { RequestBody::default() } else { RequestBody::new(body, deadlines.clone()) };
+            let body = match opening {
+                Some(_) => RequestBody::default(),
+                None => RequestBody::new(LingeringBody::new(body, &worker), deadlines.clone()),
+            };
             let response = match forward::answer(&worker, &client, turn, &head, opening, body).await {
                 Answer::Response(reply) => translate::response(reply, parts.method == Method::HEAD),
                 Answer::Opened(opened) => {

@@ -7,6 +7,7 @@ mod handshake;
 mod http1;
 mod http2;
 mod lifetime;
+mod lingering;
 mod listener;
 mod malformed;
 mod passthrough;

@@ -44,7 +44,7 @@ impl Connection {
         &self.backend
     }
 
-    /// Bytes that the socket has taken so far. What it has taken may have reached the backend.
+    /// Bytes that the socket has, or may have, taken so far, and that may therefore have reached the backend.
     pub fn sent(&self) -> u64 {
         self.sent
     }
@@ -84,9 +84,11 @@ impl Connection {
 
     /// Writes of what waits what the socket takes at once.
     pub fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let written = ready!(self.output.poll_write(&mut self.transport, cx))?;
-        self.sent += written as u64;
-        Poll::Ready(Ok(()))
+        let written = ready!(self.output.poll_write(&mut self.transport, cx));
+        // Under TLS, a part of what was to be written may be on its way although the rest has failed.
+        let sent = written.as_ref().map_or_else(|_| u64::from(self.transport.is_tls()), |&written| written as u64);
+        self.sent += sent;
+        Poll::Ready(written.map(drop))
     }
 
     /// Sees to it that nothing that was written is held back.
