@@ -9,7 +9,7 @@
 //! | [`head`], [`known`], [`builder`] | a head as one buffer and ranges; the names that rules speak of; heads that are not read |
 //! | [`parse`] | from bytes to a head |
 //! | [`target`] | what a request asks for, and of which host |
-//! | [`framing`], [`chunked`] | where a body ends; chunks and trailers |
+//! | [`framing`], [`chunked`], [`joined_chunks`] | where a body ends; chunks and trailers; small chunks made one |
 //! | [`headers`] | which lines pass, and which are ours (contract section 3) |
 //! | [`websocket`] | what opens a WebSocket |
 
@@ -18,6 +18,7 @@ pub mod chunked;
 pub mod framing;
 pub mod head;
 pub mod headers;
+pub mod joined_chunks;
 pub mod known;
 pub mod parse;
 pub mod target;
@@ -28,6 +29,7 @@ pub use chunked::{Chunk, ChunkError, ChunkReader, Trailers, chunk_header};
 pub use framing::{Framing, FramingError};
 pub use head::{Fields, Line, RequestHead, ResponseHead, Version};
 pub use headers::{Addressee, Persistence, Provenance, RequestRules, ResponseRules};
+pub use joined_chunks::JoinedChunks;
 pub use known::Known;
 pub use parse::{HeadReader, Limits, ParseError};
 pub use target::{Target, TargetError};

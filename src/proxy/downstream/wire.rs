@@ -17,7 +17,7 @@ use tokio::io::AsyncWrite;
 use tokio_util::io::poll_read_buf;
 
 use crate::{
-    message::{Chunk, ChunkReader, Framing, Trailers},
+    message::{Chunk, Framing, JoinedChunks, Trailers},
     proxy::{client_timeouts::Deadlines, outbox::Outbox, scratch, upload::UploadError},
     transport::Transport,
 };
@@ -40,7 +40,7 @@ pub struct Wire {
 /// What is to come of a request's body.
 enum Upload {
     Length(u64),
-    Chunked(ChunkReader),
+    Chunked(JoinedChunks),
     Ended,
     Broken,
 }
@@ -97,7 +97,7 @@ impl Wire {
     /// A request's body comes next, whose end is told in this way.
     pub fn expect_body(&mut self, framing: Framing) {
         self.body = match framing {
-            Framing::Chunked => Upload::Chunked(ChunkReader::default()),
+            Framing::Chunked => Upload::Chunked(JoinedChunks::default()),
             Framing::Length(length) if length > 0 => Upload::Length(length),
             Framing::None | Framing::Length(_) | Framing::UntilClose => Upload::Ended,
         };
