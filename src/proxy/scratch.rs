@@ -1,4 +1,4 @@
-//! Where heads are read into.
+//! Where heads are read into, and what goes through tunnels.
 
 use std::{
     cell::RefCell,
@@ -10,21 +10,34 @@ use std::{
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, ReadBuf};
 
-use crate::transport::Transport;
-
 thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; ROOM].into());
 }
 
-/// Reads what has arrived and appends it to `input`; returns how many bytes, 0 at the end. Each thread reads into the same
-/// memory, which therefore stays in its cache, and a connection keeps only as much as has arrived: a thousand requests in
-/// flight would otherwise have a thousand buffers, of which each uses a few hundred bytes.
-pub fn poll_read(transport: &mut Transport, input: &mut BytesMut, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+/// Reads what has arrived, and has it used at once; nothing is left at the end. Each thread reads into the same memory, which
+/// therefore stays in its cache, and a connection keeps only what it must: a thousand requests in flight would otherwise have a
+/// thousand buffers, of which each uses a few hundred bytes.
+pub fn poll_read_with<T>(
+    from: &mut (impl AsyncRead + Unpin),
+    cx: &mut Context<'_>,
+    take: impl FnOnce(&[u8], &mut Context<'_>) -> T,
+) -> Poll<io::Result<T>> {
     SCRATCH.with_borrow_mut(|scratch| {
         let mut read = ReadBuf::new(scratch);
-        ready!(Pin::new(transport).poll_read(cx, &mut read))?;
-        input.extend_from_slice(read.filled());
-        Poll::Ready(Ok(read.filled().len()))
+        ready!(Pin::new(from).poll_read(cx, &mut read))?;
+        Poll::Ready(Ok(take(read.filled(), cx)))
+    })
+}
+
+/// Reads what has arrived and appends it to `input`; returns how many bytes, 0 at the end.
+pub fn poll_read(
+    from: &mut (impl AsyncRead + Unpin),
+    input: &mut BytesMut,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<usize>> {
+    poll_read_with(from, cx, |bytes, _| {
+        input.extend_from_slice(bytes);
+        bytes.len()
     })
 }
 

@@ -1,11 +1,20 @@
 //! Two byte streams, joined until both have ended.
 
-use std::{cell::Cell, io, pin::pin, time::Duration};
+use std::{
+    cell::Cell,
+    future::poll_fn,
+    io,
+    pin::{Pin, pin},
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     time::timeout,
 };
+
+use super::scratch;
 
 /// How it came to an end.
 #[derive(Debug)]
@@ -78,31 +87,61 @@ async fn pump(
     writing: Side,
     has_ended: &Cell<bool>,
 ) -> End {
-    let mut buffer = vec![0; BUFFER];
     let broken = |by, error| End { by, error: Some(error) };
     loop {
-        let read = match from.read(&mut buffer).await {
-            Ok(read) => read,
+        let passed = match poll_fn(|cx| poll_pass(&mut from, &mut to, cx)).await {
+            Ok(passed) => passed,
             Err(error) => return broken(reading, error),
         };
-        let written = async {
-            if read == 0 {
+        let written = match passed {
+            Passed::All => to.flush().await,
+            Passed::Some(rest) => match to.write_all(&rest).await {
+                Ok(()) => to.flush().await,
+                Err(error) => Err(error),
+            },
+            Passed::Broken(error) => Err(error),
+            Passed::Nothing => {
                 has_ended.set(true);
-                return to.shutdown().await;
+                let shut = to.shutdown().await;
+                return End { by: if shut.is_err() { writing } else { reading }, error: shut.err() };
             }
-            to.write_all(&buffer[..read]).await?;
-            to.flush().await
         };
-        match written.await {
-            Err(error) => return broken(writing, error),
-            Ok(()) if read == 0 => return End { by: reading, error: None },
-            Ok(()) => {}
+        if let Err(error) = written {
+            return broken(writing, error);
         }
     }
 }
 
-/// Bytes that are read at once in each direction.
-const BUFFER: usize = 16 * 1024;
+/// What has become of what was read.
+enum Passed {
+    /// It was written.
+    All,
+    /// This is still to be written.
+    Some(Vec<u8>),
+    /// It cannot be written.
+    Broken(io::Error),
+    /// There was nothing, because the stream has ended.
+    Nothing,
+}
+
+/// Reads what there is, and writes of it what is taken at once, so that a tunnel has no memory while it waits.
+fn poll_pass(
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<Passed>> {
+    scratch::poll_read_with(from, cx, |bytes, cx| {
+        if bytes.is_empty() {
+            return Passed::Nothing;
+        }
+        let written = match Pin::new(to).poll_write(cx, bytes) {
+            Poll::Ready(Ok(written)) => written,
+            Poll::Ready(Err(error)) => return Passed::Broken(error),
+            Poll::Pending => 0,
+        };
+        if written == bytes.len() { Passed::All } else { Passed::Some(bytes[written..].to_vec()) }
+    })
+}
 
 /// How long the rest goes on after something broke.
 const LAST_WORDS: Duration = Duration::from_millis(500);

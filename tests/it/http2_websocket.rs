@@ -228,7 +228,7 @@ fn half_closes(arguments: &[&str], meanwhile: impl Fn(&Site)) {
 
     let mut stream = tunnel(&mut client, "/backend-first");
     assert_eq!(stream.rest().unwrap(), b"all I have to say");
-    assert_eq!(site.tunnels(), 1);
+    wait_until("the first tunnel is gone", || site.tunnels() == 1);
     meanwhile(&site);
     stream.send("something ");
     stream.send("else");

@@ -196,7 +196,7 @@ fn the_end_of_one_direction_is_passed_on_while_the_other_goes_on() {
     ));
     assert_eq!(client.head().unwrap().status, 101);
     assert_eq!(client.rest().unwrap(), b"all I have to say");
-    assert_eq!(stack.tunnels(), 1);
+    wait_until("the first tunnel is gone", || stack.tunnels() == 1);
     client.send("something else");
     client.close_write();
     wait_until("the backend has heard it", || *last_words.lock().unwrap() == "something else");
