@@ -74,6 +74,26 @@ fn a_client_of_http_1_0_keeps_its_connection_where_a_response_has_a_length() {
 }
 
 #[test]
+fn a_request_whose_body_nobody_reads_costs_the_next_one_nothing() {
+    let stack = Stack::start(&[]);
+    let mut client = stack.planb.connect();
+    let post = |length: usize| format!("POST / HTTP/1.1\r\nHost: nobody.test\r\nContent-Length: {length}\r\n\r\n");
+    for length in [0, 1, 1_000, 20_000] {
+        // All of it is there before the answer is.
+        client.send(post(length) + &"x".repeat(length));
+        let response = client.response();
+        assert_eq!((response.status, response.header("connection")), (400, None), "{length} bytes");
+    }
+    client.send("POST / HTTP/1.1\r\nHost: nobody.test\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n");
+    assert_eq!(client.response().header("connection"), None);
+    // Of this one, nobody knows whether the rest ever comes.
+    client.send(post(1_000_000));
+    let response = client.response();
+    assert_eq!((response.status, response.header("connection")), (400, Some("close")));
+    assert!(client.ends_silently());
+}
+
+#[test]
 fn trailers_reach_clients_that_have_not_asked_for_them() {
     let stack = Stack::start(&[]);
     let backend = Backend::start(|exchange| {

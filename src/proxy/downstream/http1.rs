@@ -214,7 +214,9 @@ impl Connection<'_> {
         if is_head {
             body.leave_out();
         }
+        let is_body_in_hand = poll_fn(|cx| Poll::Ready(self.wire.borrow_mut().is_body_in_hand(cx))).await;
         let is_kept = keeps_alive(request.version(), request)
+            && is_body_in_hand
             && !closes
             && !self.worker.drain.has_begun()
             && framing != Framing::UntilClose;

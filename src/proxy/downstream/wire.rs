@@ -108,6 +108,20 @@ impl Wire {
         matches!(self.body, Upload::Ended)
     }
 
+    /// Whether the body has been read to its end, or somebody may still do so. What has arrived of a body that nobody reads is
+    /// dropped for this, up to a limit.
+    pub fn is_body_in_hand(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut dropped = 0;
+        while !self.has_read_body() && !self.is_body_wanted && dropped < MOST_DROPPED {
+            match self.poll_body(cx) {
+                Poll::Ready(Some(Ok(frame))) => dropped += frame.data_ref().map_or(0, Bytes::len),
+                Poll::Ready(None) => {}
+                Poll::Ready(Some(Err(_))) | Poll::Pending => return false,
+            }
+        }
+        self.has_read_body() || self.is_body_wanted
+    }
+
     /// What is to come of the body is dropped: whoever still reads it must not take what comes later for it.
     pub fn abandon_body(&mut self) {
         if !self.has_read_body() {
@@ -274,6 +288,9 @@ fn map_of(trailers: &Trailers) -> HeaderMap {
 /// Bytes of a body that are read at once, and the room below which a read is not worth its system call.
 const ROOM: usize = 64 * 1024;
 const LEAST_ROOM: usize = 4 * 1024;
+
+/// Bytes of a body that nobody reads which are dropped so that its connection can be kept.
+const MOST_DROPPED: usize = 64 * 1024;
 
 /// Bytes of further requests that are read while one is being answered.
 const MOST_AHEAD: usize = 64 * 1024;
