@@ -665,6 +665,9 @@ fn a_stalled_reader_of_standard_output_delays_no_request() {
             assert_eq!(client.response().status, 400);
         }
     }
+    // A line is written once its response is, and the last one may still be on its way there.
+    let responses = "planb_reverseproxy_backends_responses_total{status_code=\"400\"}";
+    wait_until("each line is written or counted", || planb.count(responses) == rounds * batch);
     let dropped = planb.count("planb_log_access_lines_dropped_total");
     assert!(dropped > 0);
     planb.read_stdout();
