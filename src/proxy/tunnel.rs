@@ -14,7 +14,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::scratch;
+use super::reading;
 
 /// How it came to an end.
 #[derive(Debug)]
@@ -130,7 +130,7 @@ fn poll_pass(
     to: &mut (impl AsyncWrite + Unpin),
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<Passed>> {
-    scratch::poll_read_with(from, cx, |bytes, cx| {
+    reading::poll_read_with(from, cx, |bytes, cx| {
         if bytes.is_empty() {
             return Passed::Nothing;
         }

@@ -18,7 +18,7 @@ use tokio_util::io::poll_read_buf;
 
 use crate::{
     message::{Chunk, Framing, JoinedChunks, Trailers},
-    proxy::{client_timeouts::Deadlines, outbox::Outbox, scratch, upload::UploadError},
+    proxy::{client_timeouts::Deadlines, outbox::Outbox, reading, upload::UploadError},
     transport::Transport,
 };
 
@@ -72,7 +72,7 @@ impl Wire {
     /// Reads what has arrived; returns how many bytes, 0 at the end.
     pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let Some(transport) = &mut self.transport else { return Poll::Ready(Ok(0)) };
-        scratch::poll_read(transport, &mut self.input, cx)
+        reading::poll_read(transport, &mut self.input, cx)
     }
 
     /// The same for a body, which may be large.

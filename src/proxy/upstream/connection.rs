@@ -18,7 +18,7 @@ use tokio::{
 use tokio_util::io::poll_read_buf;
 
 use crate::{
-    proxy::{outbox::Outbox, scratch},
+    proxy::{outbox::Outbox, reading},
     routing::Backend,
     transport::Transport,
 };
@@ -61,7 +61,7 @@ impl Connection {
 
     /// Reads what has come of a head into the input; returns how many bytes, 0 at the end.
     pub fn poll_fill_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let read = ready!(scratch::poll_read(&mut self.transport, &mut self.input, cx))?;
+        let read = ready!(reading::poll_read(&mut self.transport, &mut self.input, cx))?;
         self.received += read as u64;
         Poll::Ready(Ok(read))
     }
