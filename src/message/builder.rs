@@ -11,14 +11,53 @@ use super::{
     parse::{ParseError, check_target, is_text, is_token},
 };
 
-/// Builds the head of a request, all of it in one buffer.
+/// Builds a head, all of it in one buffer, whose first line is this.
 #[derive(Debug)]
-pub struct RequestHeadBuilder {
+pub struct HeadBuilder<F> {
     lines: LinesBuilder,
+    first: F,
+}
+
+/// Builds the head of a request.
+pub type RequestHeadBuilder = HeadBuilder<RequestFirst>;
+
+/// Builds the head of a response.
+pub type ResponseHeadBuilder = HeadBuilder<ResponseFirst>;
+
+/// A request's first line, and what HTTP/2 says beside it.
+#[derive(Debug)]
+pub struct RequestFirst {
     version: Version,
     method: Span,
     target: Span,
     protocol: Option<Span>,
+}
+
+/// A response's first line.
+#[derive(Debug)]
+pub struct ResponseFirst {
+    version: Version,
+    status: u16,
+    reason: Span,
+}
+
+impl<F> HeadBuilder<F> {
+    /// Adds a line.
+    pub fn line(mut self, name: &[u8], value: &[u8]) -> Self {
+        self.push(name, value);
+        self
+    }
+
+    /// Adds a line.
+    pub fn push(&mut self, name: &[u8], value: &[u8]) {
+        self.lines.push(name, value);
+    }
+
+    /// Adds a line whose name a library keeps in small letters, as most servers write it: a capital at the beginning and behind
+    /// each hyphen.
+    pub fn push_capitalised(&mut self, name: &str, value: &[u8]) {
+        self.lines.push(&capitalised(name), value);
+    }
 }
 
 impl RequestHeadBuilder {
@@ -45,48 +84,22 @@ impl RequestHeadBuilder {
         } else if let Err(error) = check_target(target.of(&lines.buffer)) {
             lines.error = Some(error);
         }
-        Self { lines, version, method, target, protocol: None }
+        Self { lines, first: RequestFirst { version, method, target, protocol: None } }
     }
 
     /// The protocol that an extended CONNECT asks for (RFC 8441).
     pub fn protocol(mut self, protocol: &[u8]) -> Self {
         let span = self.lines.put(&[protocol]);
         self.lines.put(&[b"\r\n"]);
-        self.protocol = Some(span);
+        self.first.protocol = Some(span);
         self
-    }
-
-    /// Adds a line.
-    pub fn line(mut self, name: &[u8], value: &[u8]) -> Self {
-        self.push(name, value);
-        self
-    }
-
-    /// Adds a line.
-    pub fn push(&mut self, name: &[u8], value: &[u8]) {
-        self.lines.push(name, value);
-    }
-
-    /// Adds a line whose name a library keeps in small letters, as most servers write it: a capital at the beginning and behind
-    /// each hyphen.
-    pub fn push_capitalised(&mut self, name: &str, value: &[u8]) {
-        self.lines.push(&capitalised(name), value);
     }
 
     /// The head; an error if a part of it cannot stand in one.
     pub fn build(self) -> Result<RequestHead, ParseError> {
-        let Self { lines, version, method, target, protocol } = self;
-        Ok(RequestHead { fields: lines.build()?, method, target, protocol, version })
+        let RequestFirst { version, method, target, protocol } = self.first;
+        Ok(RequestHead { fields: self.lines.build()?, method, target, protocol, version })
     }
-}
-
-/// Builds the head of a response, all of it in one buffer.
-#[derive(Debug)]
-pub struct ResponseHeadBuilder {
-    lines: LinesBuilder,
-    version: Version,
-    status: u16,
-    reason: Span,
 }
 
 impl ResponseHeadBuilder {
@@ -99,29 +112,13 @@ impl ResponseHeadBuilder {
         }
         let reason = lines.put(&[reason.unwrap_or_default().as_bytes()]);
         lines.put(&[b"\r\n"]);
-        Self { lines, version, status, reason }
-    }
-
-    /// Adds a line.
-    pub fn line(mut self, name: &[u8], value: &[u8]) -> Self {
-        self.push(name, value);
-        self
-    }
-
-    /// Adds a line.
-    pub fn push(&mut self, name: &[u8], value: &[u8]) {
-        self.lines.push(name, value);
-    }
-
-    /// As [`RequestHeadBuilder::push_capitalised`].
-    pub fn push_capitalised(&mut self, name: &str, value: &[u8]) {
-        self.lines.push(&capitalised(name), value);
+        Self { lines, first: ResponseFirst { version, status, reason } }
     }
 
     /// The head; an error if a part of it cannot stand in one.
     pub fn build(self) -> Result<ResponseHead, ParseError> {
-        let Self { lines, version, status, reason } = self;
-        Ok(ResponseHead { fields: lines.build()?, version, status, reason })
+        let ResponseFirst { version, status, reason } = self.first;
+        Ok(ResponseHead { fields: self.lines.build()?, version, status, reason })
     }
 }
 

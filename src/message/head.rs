@@ -215,6 +215,11 @@ impl ResponseHead {
         self.status
     }
 
+    /// Whether the connection is HTTP no more behind it (RFC 9110 section 15.2.2).
+    pub fn switches_protocols(&self) -> bool {
+        self.status == 101
+    }
+
     /// The reason phrase, which may be empty, byte for byte.
     pub fn reason(&self) -> &[u8] {
         self.reason.of(&self.fields.buffer)

@@ -112,11 +112,6 @@ impl Exchange {
         self.in_flight = Some(in_flight);
     }
 
-    /// When the request's head had arrived.
-    pub fn began(&self) -> Instant {
-        self.began
-    }
-
     /// When the clock was last looked at: as an attempt ended, or as all began.
     pub fn latest(&self) -> Instant {
         self.latest

@@ -200,10 +200,9 @@ async fn attempt(
     let (judges_answers, mut kept) = (worker.shared.config.dead_backend_on_5xx, None);
     let repeatability = Repeatability::of(request.head.method(), request.body.is_empty() && request.opening.is_none());
     let is_head = request.head.method() == "HEAD";
-    let (mut is_first, mut has_repeated) = (true, false);
+    let mut has_repeated = false;
     while let Some(choice) = attempts.next(exchange) {
-        let began = if is_first { exchange.began() } else { Instant::now() };
-        is_first = false;
+        let began = exchange.latest();
         let sent = {
             let backend = &choice.backend;
             let name = backend.origin().host.name();
@@ -308,7 +307,7 @@ async fn within<T>(
 fn check_upgrade(head: &ResponseHead, opening: Option<&Opening>) -> Result<(), ProxyError> {
     match opening {
         Some(opening) => Ok(opening.check(head.status(), head)?),
-        None if head.status() == SWITCHING_PROTOCOLS => Err(ProxyError::UnexpectedUpgrade),
+        None if head.switches_protocols() => Err(ProxyError::UnexpectedUpgrade),
         None => Ok(()),
     }
 }
@@ -323,7 +322,7 @@ fn respond(
 ) -> Answer {
     exchange.answered(head.status());
     match opening {
-        Some(_) if head.status() == SWITCHING_PROTOCOLS => {
+        Some(_) if head.switches_protocols() => {
             exchange.became_tunnel();
             Answer::Opened(Box::new(Opened { head, lines, answering, exchange }))
         }
@@ -382,5 +381,3 @@ fn add_debug_lines(lines: &mut Lines, frontend: &Frontend, choice: Option<&Choic
 
 /// The host by which load balancers ask whether we are well.
 const PING_HOST: &str = "__ping__";
-
-const SWITCHING_PROTOCOLS: u16 = 101;

@@ -1,4 +1,4 @@
-//! Where heads are read into, and what goes through tunnels.
+//! How bytes are read from connections: heads, bodies, and what goes through tunnels.
 
 use std::{
     cell::RefCell,
@@ -9,6 +9,9 @@ use std::{
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, ReadBuf};
+use tokio_util::io::poll_read_buf;
+
+use crate::transport::Transport;
 
 thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; ROOM].into());
@@ -41,5 +44,23 @@ pub fn poll_read(
     })
 }
 
-/// Bytes that are read at once.
+/// Reads more of a body, which may be large, straight into `input`, about `room` bytes at most; returns how many, 0 at the end.
+pub fn poll_read_body(
+    transport: &mut Transport,
+    input: &mut BytesMut,
+    room: usize,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<usize>> {
+    if input.capacity() - input.len() < LEAST_ROOM.min(room) {
+        ready!(transport.poll_readable(cx))?;
+        input.reserve(room);
+    }
+    poll_read_buf(Pin::new(transport), cx, input)
+}
+
+/// Bytes that are read at once into the thread's memory, and of a body.
 const ROOM: usize = 16 * 1024;
+pub const BODY_ROOM: usize = 64 * 1024;
+
+/// With less room than this, a read is not worth its system call.
+const LEAST_ROOM: usize = 4 * 1024;

@@ -8,18 +8,15 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::Sleep;
 
 use super::{
     exchange::Exchange,
+    trailers::map_of,
     upstream::{Answering, Broken, Piece},
 };
-use crate::{
-    message::{Trailers, headers::response_trailer_lines},
-    telemetry::Subject,
-};
+use crate::{message::headers::response_trailer_lines, telemetry::Subject};
 
 /// A body. When it ends, or is given up, its exchange is recorded.
 pub struct ResponseBody {
@@ -110,7 +107,7 @@ impl Body for ResponseBody {
                 Some(Err(error)) => Some(Err(error)),
                 Some(Ok(Piece::Data(data))) => Some(Ok(Frame::data(data))),
                 Some(Ok(Piece::End(trailers))) if trailers.is_empty() => None,
-                Some(Ok(Piece::End(trailers))) => Some(Ok(Frame::trailers(map_of(&trailers)))),
+                Some(Ok(Piece::End(trailers))) => Some(Ok(Frame::trailers(map_of(response_trailer_lines(&trailers))))),
             },
         };
         if let Some(Err(error)) = frame {
@@ -138,16 +135,6 @@ impl Body for ResponseBody {
     fn size_hint(&self) -> SizeHint {
         self.left().map_or_else(SizeHint::default, SizeHint::with_exact)
     }
-}
-
-fn map_of(trailers: &Trailers) -> HeaderMap {
-    let mut map = HeaderMap::new();
-    for line in response_trailer_lines(trailers) {
-        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(line.name), HeaderValue::from_bytes(line.value)) {
-            map.append(name, value);
-        }
-    }
-    map
 }
 
 /// How long what was said before a body broke off has to be sent.

@@ -51,7 +51,7 @@ pub fn write_response(out: &mut BytesMut, head: &ResponseHead, rules: &ResponseR
         None => {}
     }
     match rules.persistence {
-        _ if head.status() == SWITCHING_PROTOCOLS => out.extend_from_slice(UPGRADE),
+        _ if head.switches_protocols() => out.extend_from_slice(UPGRADE),
         Persistence::Unsaid => {}
         Persistence::Close => out.extend_from_slice(b"Connection: close\r\n"),
         Persistence::KeepAlive => out.extend_from_slice(b"Connection: keep-alive\r\n"),
@@ -66,7 +66,7 @@ pub fn write_response(out: &mut BytesMut, head: &ResponseHead, rules: &ResponseR
 /// it; nor is what completes a WebSocket handshake, which HTTP/2 does without.
 pub fn response_lines(head: &ResponseHead) -> impl Iterator<Item = Line<'_>> {
     let filter = ResponseFilter::new(head);
-    let switches = head.status() == SWITCHING_PROTOCOLS;
+    let switches = head.switches_protocols();
     head.lines().filter(move |line| filter.passes(line) && !(switches && line.known == Known::SecWebSocketAccept))
 }
 
@@ -96,8 +96,6 @@ impl<'a> ResponseFilter<'a> {
         line.known != Known::ContentLength && !is_hop_by_hop(line.known) && !self.options.name(line.name)
     }
 }
-
-const SWITCHING_PROTOCOLS: u16 = 101;
 
 #[cfg(test)]
 mod tests {

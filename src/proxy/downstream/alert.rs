@@ -6,8 +6,10 @@ use rustls::AlertDescription;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    time::{Duration, timeout},
+    time::timeout,
 };
+
+use super::lifetime::LINGER;
 
 /// Answers what is no TLS: a request in plain HTTP with words, anything else with silence.
 pub async fn explain(mut stream: TcpStream, first: u8) {
@@ -42,6 +44,3 @@ async fn linger(stream: &mut TcpStream) {
 
 const PLAIN_HTTP_ANSWER: &[u8] = b"HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\n\
     Connection: close\r\n\r\nThis port speaks TLS: use https.\n";
-
-/// How long a client that was refused is listened to.
-const LINGER: Duration = Duration::from_millis(500);

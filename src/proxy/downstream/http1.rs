@@ -7,7 +7,6 @@ use std::{
     pin::{Pin, pin},
     rc::Rc,
     task::{Context, Poll},
-    time::Duration,
 };
 
 use http_body::Body;
@@ -15,7 +14,7 @@ use smallvec::SmallVec;
 use tracing::debug;
 
 use super::{
-    lifetime::Patience,
+    lifetime::{LINGER, Patience},
     malformed, upgrade,
     wire::{ClientBody, Wire},
 };
@@ -402,9 +401,6 @@ fn pass_on(wire: &Rc<RefCell<Wire>>) -> Informational {
         write_response(wire.borrow_mut().output.text(), head, &rules);
     })
 }
-
-/// How long a client that is interrupted is listened to.
-const LINGER: Duration = Duration::from_millis(500);
 
 /// Bytes of a response that may wait to be written.
 const MOST_WAITING: usize = 64 * 1024;

@@ -1,4 +1,4 @@
-//! How long a connection on which nothing is said is waited for.
+//! How long clients are waited for, before they speak and when they should have stopped.
 
 use std::{
     pin::Pin,
@@ -49,3 +49,7 @@ pub async fn fresh_grace(drain: &Drain) {
 
 /// How long a connection on which nothing was said yet is kept open once the drain has begun.
 pub const FRESH_GRACE: Duration = Duration::from_millis(500);
+
+/// How long a client is listened to that has been answered for the last time: what closes a connection, or a stream, may
+/// overtake the answer while the client is still sending.
+pub const LINGER: Duration = Duration::from_millis(500);

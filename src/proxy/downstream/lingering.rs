@@ -4,7 +4,6 @@ use std::{
     pin::Pin,
     rc::Rc,
     task::{Context, Poll},
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -13,6 +12,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::time::timeout;
 
+use super::lifetime::LINGER;
 use crate::proxy::worker::Worker;
 
 /// A body that is read for a moment more when nobody wants the rest, because its request was answered early. The library resets
@@ -62,6 +62,3 @@ impl Body for LingeringBody {
         self.body.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
     }
 }
-
-/// How long a client that was answered early is listened to.
-const LINGER: Duration = Duration::from_millis(500);

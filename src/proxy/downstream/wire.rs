@@ -10,15 +10,19 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body::{Body, Frame, SizeHint};
 use socket2::SockRef;
 use tokio::io::AsyncWrite;
-use tokio_util::io::poll_read_buf;
 
 use crate::{
-    message::{Chunk, Framing, JoinedChunks, Trailers},
-    proxy::{client_timeouts::Deadlines, outbox::Outbox, reading, upload::UploadError},
+    message::{Chunk, Framing, JoinedChunks},
+    proxy::{
+        client_timeouts::Deadlines,
+        outbox::Outbox,
+        reading::{self, BODY_ROOM},
+        trailers::map_of,
+        upload::UploadError,
+    },
     transport::Transport,
 };
 
@@ -78,11 +82,7 @@ impl Wire {
     /// The same for a body, which may be large.
     fn poll_fill_body(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let Some(transport) = &mut self.transport else { return Poll::Ready(Ok(0)) };
-        if self.input.capacity() - self.input.len() < LEAST_ROOM {
-            ready!(transport.poll_readable(cx))?;
-            self.input.reserve(ROOM);
-        }
-        poll_read_buf(Pin::new(transport), cx, &mut self.input)
+        reading::poll_read_body(transport, &mut self.input, BODY_ROOM, cx)
     }
 
     /// Writes what waits; ready when nothing does any more.
@@ -166,7 +166,7 @@ impl Wire {
                         if trailers.is_empty() {
                             return Poll::Ready(None);
                         }
-                        return Poll::Ready(Some(Ok(Frame::trailers(map_of(&trailers)))));
+                        return Poll::Ready(Some(Ok(Frame::trailers(map_of(trailers.lines())))));
                     }
                     Ok(None) => {}
                 },
@@ -274,20 +274,6 @@ impl Body for ClientBody {
         }
     }
 }
-
-fn map_of(trailers: &Trailers) -> HeaderMap {
-    let mut map = HeaderMap::new();
-    for line in trailers.lines() {
-        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(line.name), HeaderValue::from_bytes(line.value)) {
-            map.append(name, value);
-        }
-    }
-    map
-}
-
-/// Bytes of a body that are read at once, and the room below which a read is not worth its system call.
-const ROOM: usize = 64 * 1024;
-const LEAST_ROOM: usize = 4 * 1024;
 
 /// Bytes of a body that nobody reads which are dropped so that its connection can be kept.
 const MOST_DROPPED: usize = 64 * 1024;

@@ -10,7 +10,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::{task::AbortHandle, time::timeout};
+use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     connection::Connection,
@@ -36,7 +37,7 @@ enum Held {
     Alone(Box<Connection>),
     /// The rest of the request is being sent meanwhile, by a task of its own: a client may well send all of it before it reads
     /// the first byte of its answer.
-    Shared(Rc<RefCell<Uploading>>, AbortHandle),
+    Shared(Rc<RefCell<Uploading>>, AbortOnDropHandle<()>),
     /// It has gone elsewhere.
     Gone,
 }
@@ -79,7 +80,7 @@ impl Answering {
                 let (connection, has_failed, then) = (Some(connection), false, None);
                 let uploading = Rc::new(RefCell::new(Uploading { connection, sending, has_failed, then }));
                 let task = tokio::task::spawn_local(send_rest(Rc::clone(&uploading)));
-                Held::Shared(uploading, task.abort_handle())
+                Held::Shared(uploading, AbortOnDropHandle::new(task))
             }
         };
         Self { connection, body, reuse, pool: Rc::clone(pool) }
@@ -106,7 +107,7 @@ impl Answering {
             Held::Gone => return Poll::Ready(None),
         };
         if piece.is_err() {
-            self.close();
+            self.connection = Held::Gone;
         } else if self.body.has_ended() {
             self.give_back();
         }
@@ -115,13 +116,12 @@ impl Answering {
 
     /// Lets go of the connection, once the body has ended.
     pub fn give_back(&mut self) {
-        if self.reuse == Reuse::Never {
-            return self.close();
-        }
         match mem::replace(&mut self.connection, Held::Gone) {
+            _ if self.reuse == Reuse::Never => {}
             Held::Alone(connection) => keep(connection, &self.pool, self.reuse),
             // The backend did not wait for the rest, but it may well read it.
-            Held::Shared(uploading, _) => {
+            Held::Shared(uploading, task) => {
+                drop(task.detach());
                 let mut uploading = uploading.borrow_mut();
                 match (&uploading.sending, uploading.has_failed) {
                     (Some(_), _) => uploading.then = Some((Rc::clone(&self.pool), self.reuse)),
@@ -138,29 +138,13 @@ impl Answering {
     }
 
     /// The socket of a connection that is HTTP no more, and what has arrived on it; `None` if it is gone.
-    pub fn into_socket(mut self) -> Option<(Transport, Bytes)> {
-        match mem::replace(&mut self.connection, Held::Gone) {
-            Held::Alone(connection) => Some(connection.into_parts()),
-            Held::Shared(uploading, task) => {
-                task.abort();
-                let connection = uploading.borrow_mut().connection.take();
-                connection.map(|connection| connection.into_parts())
-            }
+    pub fn into_socket(self) -> Option<(Transport, Bytes)> {
+        let connection = match self.connection {
+            Held::Alone(connection) => Some(connection),
+            Held::Shared(uploading, _) => uploading.borrow_mut().connection.take(),
             Held::Gone => None,
-        }
-    }
-
-    fn close(&mut self) {
-        if let Held::Shared(uploading, task) = mem::replace(&mut self.connection, Held::Gone) {
-            task.abort();
-            uploading.borrow_mut().connection = None;
-        }
-    }
-}
-
-impl Drop for Answering {
-    fn drop(&mut self) {
-        self.close();
+        };
+        connection.map(|connection| connection.into_parts())
     }
 }
 

@@ -15,7 +15,6 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     task::unconstrained,
 };
-use tokio_util::io::poll_read_buf;
 
 use crate::{
     proxy::{outbox::Outbox, reading},
@@ -68,11 +67,7 @@ impl Connection {
 
     /// Reads more of a body into the input, about `room` bytes at most; returns how many, 0 at the end.
     pub fn poll_fill(&mut self, room: usize, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        if self.input.capacity() - self.input.len() < LEAST_ROOM.min(room) {
-            ready!(self.transport.poll_readable(cx))?;
-            self.input.reserve(room);
-        }
-        let read = ready!(poll_read_buf(Pin::new(&mut self.transport), cx, &mut self.input))?;
+        let read = ready!(reading::poll_read_body(&mut self.transport, &mut self.input, room, cx))?;
         self.received += read as u64;
         Poll::Ready(Ok(read))
     }
@@ -124,9 +119,6 @@ impl Connection {
         (self.transport, self.input.freeze())
     }
 }
-
-/// With less room than this, a read is not worth its system call.
-const LEAST_ROOM: usize = 4 * 1024;
 
 #[cfg(test)]
 pub(super) mod tests {

@@ -9,8 +9,11 @@ use std::{
 use bytes::Bytes;
 
 use super::connection::Connection;
-use crate::message::{
-    Chunk, ChunkError, Framing, FramingError, HeadReader, JoinedChunks, Limits, ParseError, ResponseHead, Trailers,
+use crate::{
+    message::{
+        Chunk, ChunkError, Framing, FramingError, HeadReader, JoinedChunks, Limits, ParseError, ResponseHead, Trailers,
+    },
+    proxy::reading::BODY_ROOM,
 };
 
 /// How a connection ended, or its response.
@@ -57,7 +60,7 @@ impl HeadReading {
     pub fn poll(&mut self, connection: &mut Connection, cx: &mut Context<'_>) -> Poll<Result<ResponseHead, Broken>> {
         loop {
             while let Some(head) = self.reader.response(connection.input(), self.limits)? {
-                if !matches!(head.status(), 100..=199) || head.status() == SWITCHING_PROTOCOLS {
+                if !matches!(head.status(), 100..=199) || head.switches_protocols() {
                     return Poll::Ready(Ok(head));
                 }
                 self.passed_on += 1;
@@ -167,10 +170,5 @@ fn take(connection: &mut Connection, most: u64) -> Option<Bytes> {
     (length > 0).then(|| input.split_to(length).freeze())
 }
 
-const SWITCHING_PROTOCOLS: u16 = 101;
-
 /// Informational responses before the final one. A backend that sends more keeps us from others.
 const MOST_INFORMATIONAL: usize = 16;
-
-/// Bytes of a body that are read at once.
-const BODY_ROOM: usize = 64 * 1024;
