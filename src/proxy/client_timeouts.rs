@@ -2,6 +2,7 @@
 
 use std::{
     cell::Cell,
+    future::poll_fn,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll},
@@ -167,6 +168,22 @@ impl Alarm {
             self.timer = None;
         }
     }
+}
+
+/// Runs to its end what has these deadlines, unless it is late; returns whether it is.
+pub async fn is_late<T>(
+    deadlines: Option<Rc<Deadlines>>,
+    clock: Clock,
+    mut running: Pin<&mut impl Future<Output = T>>,
+) -> bool {
+    let mut alarm = deadlines.map(Alarm::new);
+    poll_fn(|cx| {
+        if running.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(false);
+        }
+        alarm.as_mut().map_or(Poll::Pending, |alarm| alarm.poll(clock, cx)).map(|()| true)
+    })
+    .await
 }
 
 #[cfg(test)]

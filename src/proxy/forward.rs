@@ -24,8 +24,8 @@ use super::{
 };
 use crate::{
     message::{
-        Addressee, Framing, Known, Opening, RequestHead, RequestRules, ResponseHead, ResponseHeadBuilder, Target,
-        Version,
+        Addressee, Framing, FramingError, Known, Opening, RequestHead, RequestRules, ResponseHead, ResponseHeadBuilder,
+        Target, Version,
         headers::{request_id, write_request},
     },
     routing::{Choice, Frontend, Host},
@@ -40,6 +40,8 @@ pub struct Turn {
     pub is_overfull: bool,
     /// What passes informational responses on, where the client's connection can say them.
     pub informational: Option<Informational>,
+    /// Where the request's body ends, as its head tells.
+    pub framing: Result<Framing, FramingError>,
 }
 
 /// What a request is answered with.
@@ -107,7 +109,7 @@ pub async fn answer(
     if turn.is_overfull || is_http2 && head.len() > shared.config.max_headers {
         return refuse(worker, exchange, &ProxyError::TooManyHeaders, false);
     }
-    let understood = understand(head, opening.as_ref(), &body);
+    let understood = understand(head, turn.framing, opening.as_ref(), &body);
     let (target, host, framing) = match understood {
         Ok(understood) => understood,
         Err(malformed) => {
@@ -164,10 +166,11 @@ pub async fn answer(
 /// What a request asks for, of which host, and where its body ends.
 fn understand<'a>(
     head: &'a RequestHead,
+    framing: Result<Framing, FramingError>,
     opening: Option<&Opening>,
     body: &RequestBody,
 ) -> Result<(Target<'a>, &'a [u8], Framing), Malformed> {
-    let framing = Framing::of_request(head)?;
+    let framing = framing?;
     let target = Target::of(head, opening)?;
     let host = target.host(head)?;
     // HTTP/2 tells of a body without telling its length.

@@ -21,7 +21,7 @@ use super::{
     translate, upgrade,
 };
 use crate::{
-    message::Opening,
+    message::{Framing, Opening},
     proxy::{
         client::Client,
         client_timeouts::{Alarm, Deadlines},
@@ -49,13 +49,14 @@ pub async fn serve(worker: Rc<Worker>, transport: Transport, client: Rc<Client>)
         let held = streams.hold(request.headers());
         let from_client = hyper::upgrade::on(&mut request);
         let (parts, body) = request.into_parts();
-        let turn = Turn { deadlines: deadlines.clone(), is_overfull: held.is_none(), informational: None };
         let (worker, client, streams) = (Rc::clone(&worker), Rc::clone(&client), streams.clone());
         async move {
             let Ok(head) = translate::request_head(&parts) else {
                 return Ok(refuse(&worker, client.address));
             };
             let opening = Opening::of(&head);
+            let framing = Framing::of_request(&head);
+            let turn = Turn { deadlines: deadlines.clone(), is_overfull: held.is_none(), informational: None, framing };
             let body = match opening {
                 Some(_) => RequestBody::default(),
                 None => RequestBody::new(LingeringBody::new(body, &worker), deadlines.clone()),

@@ -2,10 +2,8 @@
 
 use std::{
     cell::{Cell, RefCell},
-    future::poll_fn,
     pin::pin,
     rc::Rc,
-    task::Poll,
 };
 
 use http::HeaderMap;
@@ -13,7 +11,7 @@ use hyper::rt::Executor;
 use tokio_util::sync::CancellationToken;
 
 use crate::proxy::{
-    client_timeouts::{Alarm, Deadlines},
+    client_timeouts::{Deadlines, is_late},
     worker::Worker,
 };
 
@@ -94,20 +92,13 @@ impl Streams {
 
 impl<F: Future + 'static> Executor<F> for Streams {
     fn execute(&self, stream: F) {
-        let mut alarm = self.0.next.borrow_mut().take().map(Alarm::new);
+        let deadlines = self.0.next.borrow_mut().take();
         let tunnel = self.0.next_tunnel.borrow_mut().take();
         let open = Open::one(self);
         self.0.worker.tasks.spawn_local(async move {
             let _tunnel = tunnel.map(CancellationToken::drop_guard);
             let worker = &open.0.0.worker;
-            let mut stream = pin!(stream);
-            let is_late = poll_fn(|cx| {
-                if stream.as_mut().poll(cx).is_ready() {
-                    return Poll::Ready(false);
-                }
-                alarm.as_mut().map_or(Poll::Pending, |alarm| alarm.poll(worker.shared.clock, cx)).map(|()| true)
-            });
-            if is_late.await {
+            if is_late(deadlines, worker.shared.clock, pin!(stream)).await {
                 worker.shared.metrics.client_timeouts.inc();
             }
         });
