@@ -1,5 +1,10 @@
 //! HTTP/2 with one client (RFC 9113), until its connection closes or runs out of time.
 
+mod body;
+mod frames;
+pub mod streams;
+mod translate;
+
 use std::{convert::Infallible, future::poll_fn, net::IpAddr, pin::pin, rc::Rc, task::Poll};
 
 use http::{Method, Response, StatusCode};
@@ -12,13 +17,10 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use tracing::debug;
 
+use self::{body::LingeringBody, frames::Watched, streams::Streams};
 use super::{
-    frames::Watched,
     lifetime::{FRESH_GRACE, fresh_grace},
-    lingering::LingeringBody,
-    malformed,
-    streams::Streams,
-    translate, upgrade,
+    malformed, upgrade,
 };
 use crate::{
     message::{Framing, Opening},

@@ -2,17 +2,13 @@
 
 mod alert;
 mod connection;
-mod frames;
 mod handshake;
 mod http1;
 mod http2;
 mod lifetime;
-mod lingering;
 mod listener;
 mod malformed;
 mod passthrough;
-mod streams;
-mod translate;
 mod upgrade;
 mod wire;
 

@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, split};
 use tokio_util::io::InspectWriter;
 use tracing::debug;
 
-use super::streams::OpenTunnel;
+use super::http2::streams::OpenTunnel;
 use crate::{
     proxy::{
         client::Client,

@@ -12,8 +12,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::time::timeout;
 
-use super::lifetime::LINGER;
-use crate::proxy::worker::Worker;
+use crate::proxy::{downstream::lifetime::LINGER, worker::Worker};
 
 /// A body that is read for a moment more when nobody wants the rest, because its request was answered early. The library resets
 /// a stream as soon as nobody reads, and there are clients for whom a reset right behind an answer is all that they see (RFC
