@@ -73,6 +73,8 @@ fn next(client: &mut Client, host: &str) -> usize {
 fn is_avoided(planb: &Planb, host: &str, busy: usize) {
     let mut client = planb.connect();
     assert!((0..40).all(|_| next(&mut client, host) != busy), "the busier backend was chosen");
+    // Once this is answered, the last of them is over, for requests on other connections too.
+    assert_eq!(client.get("__ping__", "/").status, 200);
 }
 
 /// Waits until a backend is as good as the other. One request too many on its account would keep it out for ever.
