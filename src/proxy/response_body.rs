@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http_body::{Body, Frame, SizeHint};
+use http_body::{Body, Frame};
 use tokio::time::Sleep;
 
 use super::{
@@ -52,11 +52,6 @@ impl ResponseBody {
             answering.give_back();
         }
         Self { source: Source::Backend(answering), exchange: Some(exchange), breaking: None }
-    }
-
-    /// No body; for the answer to an upgrade, whose exchange ends with its tunnel.
-    pub fn none() -> Self {
-        Self { source: Source::Own(Bytes::new()), exchange: None, breaking: None }
     }
 
     /// A body of our own.
@@ -130,10 +125,6 @@ impl Body for ResponseBody {
             Source::Own(text) => text.is_empty(),
             Source::Backend(answering) => answering.has_ended(),
         }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.left().map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 }
 

@@ -1,7 +1,6 @@
 //! Two byte streams, joined until both have ended.
 
 use std::{
-    cell::Cell,
     future::poll_fn,
     io,
     pin::{Pin, pin},
@@ -37,17 +36,14 @@ pub enum Side {
 /// Copies both ways until both directions have ended; the end of one is passed on while the other goes on. When one breaks,
 /// or `reset` tells that a stream is gone though nothing that is copied shows it, there is a moment left for the rest: what
 /// was said last before a stream broke is often why.
-///
-/// `reset` is called with what tells whether the backend's direction has ended.
 pub async fn join(
     downstream: (impl AsyncRead + Unpin, impl AsyncWrite + Unpin),
     upstream: (impl AsyncRead + Unpin, impl AsyncWrite + Unpin),
-    reset: impl AsyncFnOnce(&Cell<bool>) -> Side,
+    reset: impl Future<Output = Side>,
 ) -> End {
-    let (client_ended, backend_ended) = (Cell::new(false), Cell::new(false));
-    let mut there = pin!(pump(downstream.0, Side::Downstream, upstream.1, Side::Upstream, &client_ended));
-    let mut back = pin!(pump(upstream.0, Side::Upstream, downstream.1, Side::Downstream, &backend_ended));
-    let mut reset = pin!(reset(&backend_ended));
+    let mut there = pin!(pump(downstream.0, Side::Downstream, upstream.1, Side::Upstream));
+    let mut back = pin!(pump(upstream.0, Side::Upstream, downstream.1, Side::Downstream));
+    let mut reset = pin!(reset);
     let (mut there_is_done, mut back_is_done) = (false, false);
     let mut first = None;
     loop {
@@ -80,13 +76,7 @@ pub async fn join(
     }
 }
 
-async fn pump(
-    mut from: impl AsyncRead + Unpin,
-    reading: Side,
-    mut to: impl AsyncWrite + Unpin,
-    writing: Side,
-    has_ended: &Cell<bool>,
-) -> End {
+async fn pump(mut from: impl AsyncRead + Unpin, reading: Side, mut to: impl AsyncWrite + Unpin, writing: Side) -> End {
     let broken = |by, error| End { by, error: Some(error) };
     loop {
         let passed = match poll_fn(|cx| poll_pass(&mut from, &mut to, cx)).await {
@@ -101,7 +91,6 @@ async fn pump(
             },
             Passed::Broken(error) => Err(error),
             Passed::Nothing => {
-                has_ended.set(true);
                 let shut = to.shutdown().await;
                 return End { by: if shut.is_err() { writing } else { reading }, error: shut.err() };
             }

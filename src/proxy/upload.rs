@@ -9,8 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http_body::{Body, Frame, SizeHint};
-use http_body_util::BodyExt;
+use http_body::{Body, Frame};
 
 use super::client_timeouts::Deadlines;
 use crate::message::ChunkError;
@@ -47,15 +46,11 @@ pub enum UploadError {
 
 impl RequestBody {
     /// A client's body. Its deadlines are told when it has arrived.
-    pub fn new<B>(body: B, deadlines: Option<Rc<Deadlines>>) -> Self
-    where
-        B: Body<Data = Bytes> + 'static,
-        B::Error: Into<UploadError>,
-    {
+    pub fn new(body: impl Body<Data = Bytes, Error = UploadError> + 'static, deadlines: Option<Rc<Deadlines>>) -> Self {
         if body.is_end_stream() && deadlines.is_none() {
             return Self::default();
         }
-        let source: Source = Box::pin(body.map_err(Into::into));
+        let source: Source = Box::pin(body);
         let upload = Upload { source, deadlines, handed: Some(Vec::new()), again: Vec::new(), moved_at: None };
         Self(Some(Rc::new(RefCell::new(upload))))
     }
@@ -82,12 +77,6 @@ impl RequestBody {
         let Some(handed) = &mut upload.handed else { return false };
         upload.again.extend(handed.drain(..).rev());
         true
-    }
-}
-
-impl From<hyper::Error> for UploadError {
-    fn from(_: hyper::Error) -> Self {
-        Self::Gone
     }
 }
 
@@ -140,19 +129,6 @@ impl Body for RequestBody {
 
     fn is_end_stream(&self) -> bool {
         self.0.as_ref().is_none_or(|upload| upload.borrow().is_end())
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        let Some(upload) = &self.0 else { return SizeHint::with_exact(0) };
-        let upload = upload.borrow();
-        let again: u64 = upload.again.iter().map(|data| data.len() as u64).sum();
-        let rest = upload.source.size_hint();
-        let mut hint = SizeHint::new();
-        hint.set_lower(again + rest.lower());
-        if let Some(upper) = rest.upper() {
-            hint.set_upper(again + upper);
-        }
-        hint
     }
 }
 

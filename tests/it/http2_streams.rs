@@ -216,6 +216,31 @@ fn an_upload_that_its_client_gives_up_is_no_fault_of_the_backend() {
     assert!(blamed.is_empty() && log.is_empty(), "{blamed:#?} {log:#?}");
 }
 
+/// An upload without a length is ended by a last chunk, which a backend must not be sent for one that was given up: it would
+/// keep half a file.
+#[test]
+fn an_upload_that_its_client_gives_up_never_looks_whole() {
+    let (broken, breaks) = channel::<Vec<u8>>();
+    let broken = Mutex::new(broken);
+    let backend = Backend::start(move |exchange| {
+        let mut rest = Vec::new();
+        let _ = exchange.read_to_end(&mut rest);
+        broken.lock().unwrap().send(rest).unwrap();
+        false
+    });
+    let site = Site::start(&[], &[&backend.url()]);
+    let mut client = Raw::connect(&site);
+    let head = fields(&[(":method", "POST"), PLAIN[1], PLAIN[2], (":path", "/half")]);
+    for (number, reason) in (0..60).map(|number| (number, [0, 5, 8][number as usize % 3])) {
+        let stream = 2 * number + 1;
+        client.send(&frame(HEADERS, END_HEADERS, stream, &head));
+        wait_until("the backend has it", || backend.requests().len() > number as usize);
+        client.send(&[frame(DATA, 0, stream, b"part"), frame(RST_STREAM, 0, stream, &[0, 0, 0, reason])].concat());
+        let rest = breaks.recv_timeout(PATIENCE).unwrap();
+        assert!(!rest.ends_with(b"0\r\n\r\n"), "reason {reason}: {}", String::from_utf8_lossy(&rest));
+    }
+}
+
 #[test]
 fn a_client_that_vanishes_cancels_all_its_streams() {
     let (broken, breaks) = channel::<()>();

@@ -25,6 +25,7 @@ mod hipache;
 mod http1;
 mod http2;
 mod http2_bodies;
+mod http2_informational;
 mod http2_junk;
 mod http2_limits;
 mod http2_streams;

@@ -1,7 +1,6 @@
 //! The SNI engine: TLS connections that are routed by the name in their ClientHello, and never decrypted.
 
 use std::{
-    cell::Cell,
     net::{IpAddr, Shutdown},
     pin::Pin,
     rc::Rc,
@@ -136,7 +135,7 @@ async fn join(downstream: TcpStream, mut upstream: TcpStream, received: Vec<u8>,
     let (client, backend) = (Watched(&downstream), Watched(&upstream));
     // Reading tells of a reset only while there is something to read into, which is not so for one side while the other
     // does not take what it has.
-    let reset = async |_: &Cell<bool>| {
+    let reset = async {
         tokio::select! {
             _ = downstream.ready(Interest::ERROR) => Side::Downstream,
             _ = upstream.ready(Interest::ERROR) => Side::Upstream,

@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use http_body::{Body, Frame, SizeHint};
+use http_body::{Body, Frame};
 use socket2::SockRef;
 use tokio::io::AsyncWrite;
 
@@ -264,14 +264,6 @@ impl Body for ClientBody {
 
     fn is_end_stream(&self) -> bool {
         self.0.borrow().has_read_body()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self.0.borrow().body {
-            Upload::Length(left) => SizeHint::with_exact(left),
-            Upload::Ended => SizeHint::with_exact(0),
-            Upload::Chunked(_) | Upload::Broken => SizeHint::default(),
-        }
     }
 }
 

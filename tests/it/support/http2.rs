@@ -11,7 +11,7 @@ use h2::{
     Reason, RecvStream, SendStream,
     client::{Builder, ResponseFuture, SendRequest},
 };
-use http::{HeaderMap, Request};
+use http::{HeaderMap, Request, StatusCode};
 use rustls::pki_types::ServerName;
 use tokio::{
     net::TcpStream,
@@ -114,6 +114,13 @@ impl Http2 {
 }
 
 impl Stream {
+    /// The head of the next informational response; `None` if the final one has come.
+    pub fn informational(&mut self) -> Option<Response> {
+        let answer = self.answer.as_mut().unwrap();
+        let head = wait(&self.runtime, std::future::poll_fn(|cx| answer.poll_informational(cx)))?.unwrap();
+        Some(response_of(head.status(), head.headers()))
+    }
+
     /// The response's head.
     pub fn head(&mut self) -> Response {
         self.try_head().unwrap()
@@ -123,9 +130,7 @@ impl Stream {
     pub fn try_head(&mut self) -> Result<Response, h2::Error> {
         let (head, download) = wait(&self.runtime, self.answer.take().unwrap())?.into_parts();
         self.download = Some(download);
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let headers = head.headers.iter().map(|(name, value)| (name.to_string(), text(value.as_bytes()))).collect();
-        Ok(Response { status: head.status.as_u16(), headers, body: Vec::new() })
+        Ok(response_of(head.status, &head.headers))
     }
 
     /// The whole response.
@@ -250,6 +255,12 @@ impl Write for Stream {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+fn response_of(status: StatusCode, headers: &HeaderMap) -> Response {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let headers = headers.iter().map(|(name, value)| (name.to_string(), text(value.as_bytes()))).collect();
+    Response { status: status.as_u16(), headers, body: Vec::new() }
 }
 
 /// Waits for what must happen.

@@ -1,34 +1,20 @@
 //! The streams of one HTTP/2 connection.
 
-use std::{
-    cell::{Cell, RefCell},
-    pin::pin,
-    rc::Rc,
-};
+use std::{cell::Cell, rc::Rc};
 
 use http::HeaderMap;
-use hyper::rt::Executor;
-use tokio_util::sync::CancellationToken;
 
-use crate::proxy::{
-    client_timeouts::{Deadlines, is_late},
-    worker::Worker,
-};
+use crate::proxy::{client_timeouts::Deadlines, worker::Worker};
 
-/// Runs a connection's streams, each within its own deadlines; one that is late is reset, and the others go on. The
-/// connection itself has a deadline only while there is no stream.
+/// Counts a connection's streams, and what they keep in memory together. The connection itself has a deadline only while there
+/// is no stream.
 #[derive(Clone)]
 pub struct Streams(Rc<Inner>);
 
 struct Inner {
-    worker: Rc<Worker>,
     connection: Option<Rc<Deadlines>>,
-    /// The deadlines of the stream that comes next: the library calls the handler and then, before anything else, has what
-    /// that returned executed.
-    next: RefCell<Option<Rc<Deadlines>>>,
-    /// Likewise, what wants to know of the end of the tunnel that comes next: the library has its sending executed as soon
-    /// as the handler's answer is there.
-    next_tunnel: RefCell<Option<CancellationToken>>,
+    /// Bytes that one head may have.
+    max_header_size: usize,
     open: Cell<usize>,
     /// Bytes of the heads of requests that have no answer yet.
     held: Cell<usize>,
@@ -37,12 +23,10 @@ struct Inner {
 
 impl Streams {
     /// For a connection that begins now.
-    pub fn new(worker: &Rc<Worker>) -> Self {
+    pub fn new(worker: &Worker) -> Self {
         Self(Rc::new(Inner {
             connection: Deadlines::begin(worker.shared.config.client_timeouts, worker.shared.clock),
-            worker: Rc::clone(worker),
-            next: RefCell::default(),
-            next_tunnel: RefCell::default(),
+            max_header_size: worker.shared.config.max_header_size,
             open: Cell::default(),
             held: Cell::default(),
             has_served: Cell::default(),
@@ -64,10 +48,15 @@ impl Streams {
         self.0.connection.clone()
     }
 
-    /// To be called when the handler is about to return what becomes of a request, which has these deadlines.
-    pub fn expect(&self, deadlines: Option<Rc<Deadlines>>) {
-        self.0.has_served.set(true);
-        *self.0.next.borrow_mut() = deadlines;
+    /// Counts a stream, or a tunnel on it, for as long as the result lives.
+    pub fn open(&self) -> OpenStream {
+        let inner = &self.0;
+        inner.has_served.set(true);
+        inner.open.set(inner.open.get() + 1);
+        if let Some(connection) = &inner.connection {
+            connection.became_busy();
+        }
+        OpenStream(self.clone())
     }
 
     /// Counts a request's head for as long as the result lives; `None` if the connection's heads are too much already. Each
@@ -76,32 +65,10 @@ impl Streams {
         let size =
             headers.iter().map(|(name, value)| name.as_str().len() + value.len() + FIELD_OVERHEAD).sum::<usize>();
         let held = self.0.held.get() + size;
-        (held <= self.0.worker.shared.config.max_header_size * MOST_WHOLE_HEADS).then(|| {
+        (held <= self.0.max_header_size * MOST_WHOLE_HEADS).then(|| {
             self.0.held.set(held);
             HeldHead { streams: self.clone(), size }
         })
-    }
-
-    /// To be called when the handler is about to answer that a tunnel is open.
-    pub fn open_tunnel(&self) -> OpenTunnel {
-        let closed = CancellationToken::new();
-        *self.0.next_tunnel.borrow_mut() = Some(closed.clone());
-        OpenTunnel { _open: Open::one(self), closed }
-    }
-}
-
-impl<F: Future + 'static> Executor<F> for Streams {
-    fn execute(&self, stream: F) {
-        let deadlines = self.0.next.borrow_mut().take();
-        let tunnel = self.0.next_tunnel.borrow_mut().take();
-        let open = Open::one(self);
-        self.0.worker.tasks.spawn_local(async move {
-            let _tunnel = tunnel.map(CancellationToken::drop_guard);
-            let worker = &open.0.0.worker;
-            if is_late(deadlines, worker.shared.clock, pin!(stream)).await {
-                worker.shared.metrics.client_timeouts.inc();
-            }
-        });
     }
 }
 
@@ -118,35 +85,10 @@ impl Drop for HeldHead {
     }
 }
 
-/// A tunnel within a connection, which is not idle for as long as this lives.
-pub struct OpenTunnel {
-    _open: Open,
-    closed: CancellationToken,
-}
+/// A stream that is open.
+pub struct OpenStream(Streams);
 
-impl OpenTunnel {
-    /// Waits until nothing more can be sent to the client: because all has been, or because it has reset the stream, which
-    /// the library does not tell apart from its end (RFC 8441 section 5).
-    pub async fn closed(&self) {
-        self.closed.cancelled().await;
-    }
-}
-
-/// Counts a stream for as long as it lives.
-struct Open(Streams);
-
-impl Open {
-    fn one(streams: &Streams) -> Self {
-        let inner = &streams.0;
-        inner.open.set(inner.open.get() + 1);
-        if let Some(connection) = &inner.connection {
-            connection.became_busy();
-        }
-        Self(streams.clone())
-    }
-}
-
-impl Drop for Open {
+impl Drop for OpenStream {
     fn drop(&mut self) {
         let inner = &self.0.0;
         inner.open.set(inner.open.get() - 1);

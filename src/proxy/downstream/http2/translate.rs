@@ -1,8 +1,12 @@
 //! Between the messages of the library, which speaks HTTP/2, and ours.
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header::CONTENT_LENGTH, request::Parts};
-use hyper::ext::Protocol;
+use h2::ext::Protocol;
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Response, StatusCode,
+    header::{CONTENT_LENGTH, DATE},
+    request::Parts,
+};
 
 use crate::{
     message::{
@@ -13,6 +17,7 @@ use crate::{
         forward::{Lines, Reply},
         response_body::ResponseBody,
     },
+    telemetry::with_date,
 };
 
 /// The head of a request as the library has read it.
@@ -38,8 +43,8 @@ pub fn request_head(parts: &Parts) -> Result<RequestHead, ParseError> {
     builder.build()
 }
 
-/// A response in the library's form. `is_head` says that the request was a HEAD.
-pub fn response(reply: Reply, is_head: bool) -> Response<ResponseBody> {
+/// A response in the library's form, and what of its body is to be sent. `is_head` says that the request was a HEAD.
+pub fn response(reply: Reply, is_head: bool) -> (Response<()>, ResponseBody) {
     let Reply { head, lines, mut body, .. } = reply;
     let length = match (body.own_length(), body.left()) {
         (Some(0), _) | (None, None) => None,
@@ -50,29 +55,40 @@ pub fn response(reply: Reply, is_head: bool) -> Response<ResponseBody> {
     if is_head {
         body.leave_out();
     }
-    let mut response = head_of(&head, lines, body);
+    let mut response = final_head(&head, &lines);
     if let Some(length) = length {
         response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
-    response
+    (response, body)
 }
 
 /// What tells a client that a WebSocket is open (RFC 8441 section 5).
-pub fn opened(head: &ResponseHead, lines: Lines) -> Response<ResponseBody> {
-    let mut response = head_of(head, lines, ResponseBody::none());
+pub fn opened(head: &ResponseHead, lines: &Lines) -> Response<()> {
+    let mut response = final_head(head, lines);
     *response.status_mut() = StatusCode::OK;
     response
 }
 
-fn head_of(head: &ResponseHead, lines: Lines, body: ResponseBody) -> Response<ResponseBody> {
-    let mut response = Response::new(body);
+fn final_head(head: &ResponseHead, lines: &Lines) -> Response<()> {
+    let mut response = head_of(head);
+    let headers = response.headers_mut();
+    for (name, value) in lines {
+        add(headers, name.as_bytes(), value.clone());
+    }
+    if !headers.contains_key(DATE) {
+        with_date(|date| add(headers, b"date", Bytes::copy_from_slice(date.as_bytes())));
+    }
+    response
+}
+
+/// A backend's head as it passes; all of it, where it is informational.
+pub fn head_of(head: &ResponseHead) -> Response<()> {
+    let mut response = Response::new(());
     *response.status_mut() = StatusCode::from_u16(head.status()).unwrap_or(StatusCode::BAD_GATEWAY);
     let headers = response.headers_mut();
+    headers.reserve(head.len() + OUR_LINES);
     for line in response_lines(head) {
         add(headers, line.name, head.value_bytes(line.value));
-    }
-    for (name, value) in lines {
-        add(headers, name.as_bytes(), value);
     }
     response
 }
@@ -84,3 +100,6 @@ fn add(headers: &mut HeaderMap, name: &[u8], value: Bytes) {
         headers.append(name, value);
     }
 }
+
+/// Lines that we add to most responses: the date and the length.
+const OUR_LINES: usize = 2;
