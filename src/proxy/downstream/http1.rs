@@ -153,11 +153,15 @@ impl Connection<'_> {
             informational: (head.version() == Version::Http11).then(|| Rc::clone(&self.pass_on)),
             framing,
         };
-        let answer = pin!(forward::answer(self.worker, self.client, turn, &head, opening, body));
-        let Some(answer) = self.unless_gone(answer).await else { return After::Gone };
+        // It ends here, so that what follows takes its memory.
+        let answer = {
+            let answering = pin!(forward::answer(self.worker, self.client, turn, &head, opening, body));
+            self.unless_gone(answering).await
+        };
         match answer {
-            Answer::Response(reply) => self.respond(&head, reply).await,
-            Answer::Opened(opened) => {
+            None => After::Gone,
+            Some(Answer::Response(reply)) => self.respond(&head, reply).await,
+            Some(Answer::Opened(opened)) => {
                 self.open(*opened).await;
                 After::Gone
             }

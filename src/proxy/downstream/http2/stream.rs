@@ -17,11 +17,11 @@ use tracing::debug;
 use super::{
     body::StreamBody,
     sending::send_body,
-    streams::{OpenStream, Streams},
+    streams::{HeldHead, OpenStream, Streams},
     translate, tunnel,
 };
 use crate::{
-    message::{Framing, Opening},
+    message::{Framing, Opening, RequestHead},
     proxy::{
         client::Client,
         client_timeouts::{Deadlines, is_late},
@@ -54,12 +54,13 @@ pub fn begin(
         respond: Rc::new(RefCell::new(respond)),
     };
     let open = streams.open();
-    worker.tasks.spawn_local(async move {
+    // In a box, because what is spawned is moved a few times, and this is large.
+    worker.tasks.spawn_local(Box::pin(async move {
         let shared = &stream.worker.shared;
         if is_late(deadlines, shared.clock, pin!(stream.serve(request, open))).await {
             shared.metrics.client_timeouts.inc();
         }
-    });
+    }));
 }
 
 /// A request's stream, on which nothing final was said yet.
@@ -71,17 +72,57 @@ struct Stream {
     respond: Rc<RefCell<SendResponse<Bytes>>>,
 }
 
+/// A request that has been read.
+struct Asked {
+    head: RequestHead,
+    opening: Option<Opening>,
+    body: RequestBody,
+    /// What will come from a client that wants a tunnel.
+    from_client: Option<RecvStream>,
+    /// The head counts until there is an answer.
+    held: Option<HeldHead>,
+}
+
 impl Stream {
     async fn serve(&self, request: Request<RecvStream>, open: OpenStream) {
+        let Some(Asked { head, opening, body, from_client, held }) = self.read(request) else { return };
+        let answer = {
+            let turn = Turn {
+                deadlines: self.deadlines.clone(),
+                is_overfull: held.is_none(),
+                informational: Some(self.pass_on()),
+                framing: Framing::of_request(&head),
+            };
+            let answering = pin!(forward::answer(&self.worker, &self.client, turn, &head, opening, body));
+            self.unless_reset(answering).await
+        };
+        drop(held);
+        match (answer, from_client) {
+            (None, _) => {}
+            (Some(Answer::Response(reply)), _) => self.respond(reply, head.method() == "HEAD").await,
+            (Some(Answer::Opened(opened)), Some(from_client)) => {
+                if let Some(deadlines) = &self.deadlines {
+                    deadlines.became_busy();
+                }
+                if let Some(to_client) = self.send_head(translate::opened(&opened.head, &opened.lines), false) {
+                    tunnel::open(&self.worker, &self.client, from_client, to_client, *opened, open);
+                }
+            }
+            // Nobody can open what was not asked for.
+            (Some(Answer::Opened(_)), None) => self.respond.borrow_mut().send_reset(Reason::INTERNAL_ERROR),
+        }
+    }
+
+    /// Looks into a request; `None` if it cannot be said in HTTP/1.1, for which it has then been refused.
+    fn read(&self, request: Request<RecvStream>) -> Option<Asked> {
         let (parts, body) = request.into_parts();
-        // The head counts until there is an answer.
         let held = self.streams.hold(&parts.headers);
         let Ok(head) = translate::request_head(&parts) else {
             let body = StreamBody::new(body, &self.worker);
             self.refuse();
-            return drop(body);
+            drop(body);
+            return None;
         };
-        drop(parts);
         let opening = Opening::of(&head);
         let (body, from_client) = match (&opening, body.is_end_stream()) {
             (Some(_), _) => (RequestBody::default(), Some(body)),
@@ -91,28 +132,7 @@ impl Stream {
                 (RequestBody::new(body, self.deadlines.clone()), None)
             }
         };
-        let turn = Turn {
-            deadlines: self.deadlines.clone(),
-            is_overfull: held.is_none(),
-            informational: Some(self.pass_on()),
-            framing: Framing::of_request(&head),
-        };
-        let answering = pin!(forward::answer(&self.worker, &self.client, turn, &head, opening, body));
-        let Some(answer) = self.unless_reset(answering).await else { return };
-        drop(held);
-        match (answer, from_client) {
-            (Answer::Response(reply), _) => self.respond(reply, head.method() == "HEAD").await,
-            (Answer::Opened(opened), Some(from_client)) => {
-                if let Some(deadlines) = &self.deadlines {
-                    deadlines.became_busy();
-                }
-                if let Some(to_client) = self.send_head(translate::opened(&opened.head, &opened.lines), false) {
-                    tunnel::open(&self.worker, &self.client, from_client, to_client, *opened, open);
-                }
-            }
-            // Nobody can open what was not asked for.
-            (Answer::Opened(_), None) => self.respond.borrow_mut().send_reset(Reason::INTERNAL_ERROR),
-        }
+        Some(Asked { head, opening, body, from_client, held })
     }
 
     /// What passes informational responses on to the client.
