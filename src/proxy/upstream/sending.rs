@@ -72,14 +72,7 @@ impl Sending {
             match Pin::new(&mut *body).poll_frame(cx) {
                 Poll::Pending => return Ok(true),
                 Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
-                    Ok(data) => {
-                        // Once there is a whole response, the library does not tell of the end before the next request.
-                        let is_last = matches!(self.framing, Framing::Length(_)) && body.is_end_stream();
-                        self.put_data(data, output)?;
-                        if is_last {
-                            self.put_end(&HeaderMap::new(), output)?;
-                        }
-                    }
+                    Ok(data) => self.put_data(data, output)?,
                     Err(frame) => {
                         if let Ok(trailers) = frame.into_trailers() {
                             self.put_end(&trailers, output)?;
