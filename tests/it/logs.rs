@@ -294,6 +294,8 @@ fn a_hang_up_reopens_a_renamed_log_without_a_loss() {
     logged.line_about("/before");
     fs::rename(&logged.path, &rotated).unwrap();
     get(logged.stack.planb.address(), "log.test", "/between");
+    // A client has its answer before there is a line about it.
+    wait_until("the old file goes on", || fs::read_to_string(&rotated).unwrap().contains("/between"));
     logged.stack.planb.signal("HUP");
     wait_until("there is a new file", || logged.path.exists());
     get(logged.stack.planb.address(), "log.test", "/after");
