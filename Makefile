@@ -7,15 +7,16 @@ CHAOS_SECONDS ?= 120
 ATTRITION_SEEDS ?= 1
 ATTRITION_SECONDS ?= 120
 
-.PHONY: help setup build demo test fleet bench bench-tls bench-latency bench-certificates bench-outages bench-table chaos attrition failovers fuzz deny
+.PHONY: help setup build demo test fleet bench bench-short bench-tls bench-latency bench-certificates bench-outages bench-table chaos attrition failovers fuzz deny
 
 help:
 	@echo "make demo                see it work: a private Redis, two backends, the proxy, a live edit"
 	@echo "make test                formatting, lints, unit, property and integration tests"
 	@echo "make fleet               instances of several flags beside Hipache and the original PlanB: no dead mark is lost, none stays"
 	@echo "make build               the release executable, target/release/planb"
-	@echo "make bench               beside nginx and HAProxy, in one run"
-	@echo "make bench-tls           the same with TLS: handshakes, resumption, requests"
+	@echo "make bench               beside nginx and HAProxy, plain and TLS, in 20 minutes"
+	@echo "make bench-short         the same in four, to see whether something has gone wrong"
+	@echo "make bench-tls           the part with TLS: handshakes, resumption, requests"
 	@echo "make bench-latency       from an edit on the Redis master to the first request that follows it"
 	@echo "make bench-certificates  100,000 certificates in Redis: the start, memory, rotation"
 	@echo "make bench-outages       what a loss of Redis costs: requests, time, processor time, memory"
@@ -47,10 +48,14 @@ fleet: setup
 	TMPDIR=$$(scripts/fast-tmp) $(CARGO) test --locked --test it -- --test-threads=4 fleet identity::
 
 bench: build
-	bench/proxies
+	bench/proxies $(BENCH)
+	CARGO=$(CARGO) bench/tls $(BENCH)
+
+bench-short:
+	$(MAKE) bench BENCH="--seconds 1 --rounds 1"
 
 bench-tls: setup
-	CARGO=$(CARGO) bench/tls
+	CARGO=$(CARGO) bench/tls $(BENCH)
 
 bench-latency: setup
 	$(CARGO) bench --locked --bench latency

@@ -24,6 +24,7 @@ WARM_UP = 2
 SMALL = 200
 LARGE = 100 * 1024
 HOST = "bench.example.com"
+PERCENTILES = ("p50", "p99", "p99.9")
 
 NGINX = """
 {user}
@@ -110,6 +111,7 @@ def parse(usage, seconds, rounds):
     parser.add_argument("planb", nargs="?", default="target/release/planb")
     parser.add_argument("--seconds", type=int, default=seconds)
     parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--only", default="")
     parser.add_argument("-h", "--help", action="store_true")
     arguments = parser.parse_args()
     if arguments.help:
@@ -207,14 +209,17 @@ def stage():
         fail("interrupted")
 
 
-def memory(proxies, connections):
-    """How much memory each proxy has as it begins, and for each of so many idle connections that have asked once."""
-    print("| | resident at the beginning | for each idle kept connection |\n|---|--:|--:|")
+def memory(proxies, connections, tls=None):
+    """How much memory each proxy has as it begins, and for each of so many idle connections that have asked once, perhaps
+    over TLS, of which this is the context."""
+    print(f"| | resident at the beginning | for each idle kept connection{' of TLS' if tls else ''} |\n|---|--:|--:|")
     for name, (process, port) in proxies.items():
         before = resident(process.pid)
         kept = []
         for _ in range(connections):
             connection = socket.create_connection(("127.0.0.1", port))
+            if tls:
+                connection = tls.wrap_socket(connection, server_hostname=HOST)
             connection.sendall(f"GET /small HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode())
             answer = b""
             while not answer.endswith(b"x" * SMALL):
@@ -229,12 +234,18 @@ def memory(proxies, connections):
     print()
 
 
+def wanted(arguments, scenarios):
+    return [scenario for scenario in scenarios if arguments.only in scenario[0]]
+
+
 def compare(arguments, scenarios, proxies):
     """Lets the proxies, each a process and a port, take turns at each scenario, which is a name and a load: a function of
     a port and seconds that returns what it counted, or has a `prepare` that returns a function of seconds. The results are by
     scenario and proxy."""
+    scenarios = wanted(arguments, scenarios)
     steps = len(scenarios) * arguments.rounds * len(proxies)
-    note(f"{steps} measurements, about {steps * (arguments.seconds + WARM_UP) / 60:.0f} minutes")
+    if steps:
+        note(f"{steps} measurements, about {steps * (arguments.seconds + WARM_UP) / 60:.0f} minutes")
     results = {}
     for scenario, load in scenarios:
         for _ in range(arguments.rounds):
@@ -274,6 +285,21 @@ def wrk(port, seconds, path, connections, options=(), origin="http://127.0.0.1",
         "p50": percentile["50"],
         "p99": percentile["99"],
     }
+
+
+def h2load(port, seconds, log, connections, *options, origin, environment=None):
+    """Asks for /small by h2load, which notes in `log` how long each request takes."""
+    log.unlink(missing_ok=True)
+    command = ["h2load", f"-c{connections}", f"-D{seconds}", f"--connect-to=127.0.0.1:{port}", f"--log-file={log}",
+               *options, f"{origin}/small"]
+    text = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+    done, succeeded = map(int, re.search(r"(\d+) done, (\d+) succeeded", text).groups())
+    if not done or done != succeeded:
+        fail(f"port {port}: h2load is not content:\n{text}")
+    with open(log) as lines:
+        milliseconds = sorted(int(line.rsplit("\t", 1)[1]) / 1e3 for line in lines)
+    at = {f"p{percent}": milliseconds[int(len(milliseconds) * percent / 100)] for percent in (50, 99, 99.9)}
+    return {"operations": done, "rate": done / seconds, **at}
 
 
 class Tunnels:
@@ -329,8 +355,8 @@ def resident(pid):
 
 
 def report(results, operation):
-    print(f"| scenario | proxy | CPU us/{operation} | spread | {operation}s/s | p50 ms | p99 ms |")
-    print("|---|---|--:|--:|--:|--:|--:|")
+    print(f"| scenario | proxy | CPU us/{operation} | spread | {operation}s/s | p50 ms | p99 ms | p99.9 ms |")
+    print("|---|---|--:|--:|--:|--:|--:|--:|")
     medians = {}
     for (scenario, name), runs in results.items():
         median = {what: statistics.median(run[what] for run in runs) for what in runs[0]}
@@ -338,17 +364,17 @@ def report(results, operation):
         all_cpu = [run["cpu"] for run in runs]
         spread = (max(all_cpu) - min(all_cpu)) / median["cpu"]
         print(f"| {scenario} | {name} | {median['cpu']:.1f} | {spread:.0%} | {median['rate']:,.0f} "
-              f"| {shown(median, 'p50')} | {shown(median, 'p99')} |")
+              f"| {' | '.join(shown(median, percentile) for percentile in PERCENTILES)} |")
     print(f"\nRatios; below 1 planb is better, except for {operation}s/s.\n")
-    print(f"| scenario | ratio | CPU/{operation} | {operation}s/s | p50 | p99 |")
-    print("|---|---|--:|--:|--:|--:|")
+    print(f"| scenario | ratio | CPU/{operation} | {operation}s/s | p50 | p99 | p99.9 |")
+    print("|---|---|--:|--:|--:|--:|--:|")
     for (scenario, other), theirs in medians.items():
         ours = medians.get((scenario, "planb"))
         if other == "planb" or not ours:
             continue
         ratio = {what: ours[what] / theirs[what] for what in ours}
         print(f"| {scenario} | planb/{other} | {ratio['cpu']:.2f} | {ratio['rate']:.2f} "
-              f"| {shown(ratio, 'p50')} | {shown(ratio, 'p99')} |")
+              f"| {' | '.join(shown(ratio, percentile) for percentile in PERCENTILES)} |")
 
 
 def shown(figures, what):
