@@ -5,11 +5,11 @@
 //! loads one snapshot and decides from that alone.
 
 mod backend;
-mod balance;
 mod budget;
 mod frontend;
 mod host;
 mod origin;
+mod policy;
 mod snapshot;
 
 use std::sync::Arc;
@@ -20,11 +20,11 @@ use tokio::sync::watch;
 use crate::clock::Moment;
 
 pub use backend::Backend;
-pub use balance::InFlight;
 pub use budget::RetryBudget;
 pub use frontend::{Choice, Frontend, Slot, Tried};
 pub use host::{Host, HostError};
 pub use origin::{BackendError, Origin, OriginHost};
+pub use policy::InFlight;
 pub use snapshot::Snapshot;
 
 /// A backend that failed, on its way to the write Redis.

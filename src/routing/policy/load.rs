@@ -2,8 +2,10 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use super::{Backend, Choice, Frontend, Slot, Tried};
-use crate::clock::Moment;
+use crate::{
+    clock::Moment,
+    routing::{Backend, Choice, Frontend, Slot, Tried},
+};
 
 /// One request that a backend was given and is not done with. It counts as in flight there while this lives.
 #[derive(Debug)]
