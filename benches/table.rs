@@ -1,12 +1,13 @@
-//! What the routing table costs: `select` finds a request's backend, `reconcile` puts an edited record in force.
+//! What the routing table costs: `select` finds a request's backend, `choose` is the choice alone from lists of several
+//! lengths, by each of the policies, and `reconcile` puts an edited record in force.
 
-use std::{hint::black_box, time::Duration};
+use std::{hint::black_box, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use criterion::{BatchSize, Criterion};
 use planb::{
     clock::Moment,
-    routing::{Host, Routes, Tried},
+    routing::{Backend, Choice, Frontend, Host, Routes, Slot, Tried},
     store::{DeadSet, List, Record},
     sync::Table,
 };
@@ -16,6 +17,9 @@ fn main() {
         .warm_up_time(Duration::from_secs(1))
         .measurement_time(Duration::from_secs(5))
         .configure_from_args();
+    for backends in [1, 100, 10_000] {
+        choose(&mut criterion, backends);
+    }
     for frontends in [1_000, 1_000_000] {
         let mut table = build(frontends);
         let routes = Routes::default();
@@ -44,6 +48,30 @@ fn select(criterion: &mut Criterion, routes: &Routes, frontends: u32) {
             );
         });
     }
+}
+
+fn choose(criterion: &mut Criterion, backends: usize) {
+    let backend = |index: usize| Arc::new(Backend::parse(&format!("http://b{index}")).expect("it is well-formed"));
+    let slots = (0..backends).map(|index| Slot { index, backend: backend(index) }).collect();
+    let frontend = Frontend::new("host", "id", slots, backends).expect("there are backends");
+    let (now, tried) = (Moment::from_millis(1), Tried::default());
+    criterion.bench_function(&format!("choose/round-robin/{backends}"), |bencher| {
+        bencher.iter(|| black_box(frontend.choose(now, &tried)));
+    });
+    let mut random = Random(1);
+    criterion.bench_function(&format!("choose/least-requests/{backends}"), |bencher| {
+        bencher.iter(|| {
+            let draw = |count: usize| random.below(count.try_into().expect("there are few")) as usize;
+            black_box(frontend.choose_less_busy(now, &tried, draw))
+        });
+    });
+    let last = format!("http://b{}", backends - 1);
+    criterion.bench_function(&format!("choose/sticky/{backends}"), |bencher| {
+        bencher.iter(|| {
+            let wanted = frontend.slot_by_tag(last.as_bytes(), |backend| backend.url()).map(Choice::of);
+            black_box(frontend.choose_again(wanted.as_ref(), now, &tried))
+        });
+    });
 }
 
 fn reconcile(criterion: &mut Criterion, table: &mut Table, routes: &Routes, frontends: u32) {

@@ -48,12 +48,11 @@ impl Sticky {
     /// `cookies` are the lines of `Cookie`.
     pub fn wanted<'a>(&self, frontend: &Frontend, cookies: impl Iterator<Item = &'a [u8]>) -> Option<Choice> {
         let named = |value: &[u8]| {
-            let is_named =
-                |backend: &Backend| verify_slices_are_equal(self.tag(frontend, backend).as_bytes(), value).is_ok();
-            frontend.slots().iter().find(|slot| is_named(&slot.backend))
+            let slot = frontend.slot_by_tag(value, |backend| self.tag(frontend, backend))?;
+            let tag = self.tag(frontend, &slot.backend);
+            verify_slices_are_equal(tag.as_bytes(), value).is_ok().then(|| Choice::of(slot))
         };
-        let slot = values(cookies).take(MOST_COOKIES).find_map(named)?;
-        Some(Choice { index: slot.index, backend: slot.backend.clone() })
+        values(cookies).take(MOST_COOKIES).find_map(named)
     }
 
     /// What a response sets: nothing if the backend that answered is the one that the request's cookie named. `scheme` is how

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::{BackendError, Origin, origin::Parts};
+use super::{BackendError, Origin, alive::note_change, origin::Parts};
 use crate::clock::Moment;
 
 /// A backend as a frontend's list names it. Its identity is its origin: a dead mark follows scheme, host and port through
@@ -92,6 +92,9 @@ impl Backend {
     /// `now`, which is true for exactly one of several callers that fail on it at the same time.
     pub fn mark_dead(&self, now: Moment, until: Moment) -> bool {
         let before = self.dead_until.fetch_max(until.as_millis(), Ordering::Relaxed);
+        if before < until.as_millis() {
+            note_change();
+        }
         before <= now.as_millis() && until > now
     }
 
@@ -113,6 +116,7 @@ impl Backend {
         let held = failed_at.until(Moment::from_millis(held_until));
         let hold = if is_relapse { (held * 2).clamp(FIRST_HOLD, LONGEST_HOLD).min(length / 2) } else { Duration::ZERO };
         self.held_until.store(now.after(hold).as_millis(), Ordering::Relaxed);
+        note_change();
         true
     }
 
@@ -128,7 +132,9 @@ impl Backend {
 
     /// Puts the backend back into rotation, at the latest when it is not held out of it any more (see [`Backend::fail`]).
     pub fn revive(&self) {
-        self.dead_until.store(Moment::PAST.as_millis(), Ordering::Relaxed);
+        if self.dead_until.swap(Moment::PAST.as_millis(), Ordering::Relaxed) != Moment::PAST.as_millis() {
+            note_change();
+        }
     }
 
     /// Whether no list names the backend any more, so that connections to it are not worth keeping.

@@ -7,7 +7,7 @@ use std::sync::{
 
 use smallvec::SmallVec;
 
-use super::{Backend, Origin, RetryBudget};
+use super::{Backend, Origin, RetryBudget, alive::AliveSlots, policy::Tags};
 use crate::clock::Moment;
 
 /// A frontend with at least one backend. Immutable but for its cursor and its backends' dead marks.
@@ -17,12 +17,14 @@ pub struct Frontend {
     id: Box<str>,
     slots: Box<[Slot]>,
     listed: usize,
-    cursor: AtomicUsize,
+    pub(super) cursor: AtomicUsize,
     /// Where retries are in turns of their own: they must not shift the others', or a request after a failed one would begin
     /// where that did.
-    retry_cursor: AtomicUsize,
+    pub(super) retry_cursor: AtomicUsize,
     /// Made by the first request: most frontends of a large table have none for long.
     budget: OnceLock<Arc<RetryBudget>>,
+    alive: AliveSlots,
+    tags: OnceLock<Box<Tags>>,
 }
 
 /// One element of the frontend's list. A backend that is listed twice, whatever the spellings, fills two slots, which share one
@@ -45,11 +47,23 @@ pub struct Choice {
     pub backend: Arc<Backend>,
 }
 
+impl Choice {
+    /// The backend of this slot.
+    pub fn of(slot: &Slot) -> Self {
+        Self { index: slot.index, backend: Arc::clone(&slot.backend) }
+    }
+}
+
 /// The backends that one request has already failed on.
 #[derive(Debug, Default)]
 pub struct Tried(SmallVec<[Arc<Backend>; 4]>);
 
 impl Tried {
+    /// Whether nothing is excluded.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Excludes `backend` from the request's further choices.
     pub fn add(&mut self, backend: Arc<Backend>) {
         self.0.push(backend);
@@ -76,6 +90,8 @@ impl Frontend {
             cursor: AtomicUsize::new(0),
             retry_cursor: AtomicUsize::new(0),
             budget: OnceLock::new(),
+            alive: AliveSlots::default(),
+            tags: OnceLock::new(),
         })
     }
 
@@ -129,139 +145,61 @@ impl Frontend {
         self.slot_at(&Origin::parse(url).ok()?)
     }
 
+    /// Finds its slots by their backends' tags. Made at the first call, with what tells the tags.
+    pub(super) fn tags(&self, make: impl FnOnce() -> Tags) -> &Tags {
+        self.tags.get_or_init(|| Box::new(make()))
+    }
+
     /// What its requests' retries are counted by.
     pub fn retry_budget(&self) -> &RetryBudget {
         self.budget.get_or_init(Arc::default)
     }
 
-    /// Round robin over the backends that are alive at `now` and not in `tried`; exactly even while these stay the same.
-    /// `None` if there is none.
-    pub fn choose(&self, now: Moment, tried: &Tried) -> Option<Choice> {
-        let eligible = |slot: &&Slot| !slot.backend.is_dead(now) && !tried.contains(&slot.backend);
-        let count = self.slots.iter().filter(eligible).count();
-        if count == 0 {
+    /// A slot whose backend is alive at `now` and not `excluded`; `None` if there is none. `place` is given the number of those
+    /// that are alive, and says which it shall be; where that one is excluded, it is the next that is not.
+    ///
+    /// In a short list, the excluded do not count, so that places are shared out among the others evenly. A long one is not
+    /// looked through: nothing is asked of more slots than are dead, excluded or chosen.
+    pub(super) fn pick(
+        &self,
+        now: Moment,
+        excluded: impl Fn(&Arc<Backend>) -> bool,
+        place: impl FnOnce(usize) -> usize,
+    ) -> Option<&Slot> {
+        let is_eligible = |slot: &&Slot| !slot.backend.is_dead(now) && !excluded(&slot.backend);
+        if self.slots.len() <= SHORT {
+            let eligible = || self.slots.iter().filter(is_eligible);
+            let count = eligible().count();
+            // A mark that lands between the two passes shortens the second; its first slot then stands in.
+            return if count == 0 { None } else { eligible().nth(place(count)).or_else(|| eligible().next()) };
+        }
+        let alive = self.alive.at(now, &self.slots);
+        if alive.is_empty() {
             return None;
         }
-        let cursor = if tried.0.is_empty() { &self.cursor } else { &self.retry_cursor };
-        let turn = cursor.fetch_add(1, Ordering::Relaxed) % count;
-        // A mark that lands between the two passes shortens the second; its first slot then stands in.
-        let mut candidates = self.slots.iter().filter(eligible);
-        let slot = match candidates.nth(turn) {
-            Some(slot) => slot,
-            None => self.slots.iter().find(eligible)?,
-        };
-        Some(Choice { index: slot.index, backend: Arc::clone(&slot.backend) })
+        let (before, from) = alive.split_at(place(alive.len()));
+        from.iter().chain(before).map(|&position| &self.slots[position as usize]).find(is_eligible)
     }
 }
 
+/// Lists up to this length are looked through for each choice, which is as quick as not to.
+const SHORT: usize = 16;
+
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
-
-    use proptest::prelude::*;
-
     use super::*;
-
-    fn frontend(urls: &[&str]) -> Frontend {
-        let slots = urls
-            .iter()
-            .enumerate()
-            .map(|(index, url)| Slot { index, backend: Arc::new(Backend::parse(url).unwrap()) })
-            .collect();
-        Frontend::new("host", "id", slots, urls.len()).unwrap()
-    }
-
-    fn tally(frontend: &Frontend, now: Moment, turns: usize) -> HashMap<String, usize> {
-        let mut tally = HashMap::new();
-        for _ in 0..turns {
-            let choice = frontend.choose(now, &Tried::default()).unwrap();
-            *tally.entry(choice.backend.url().to_owned()).or_default() += 1;
-        }
-        tally
-    }
-
-    #[test]
-    fn rotation_is_exactly_even() {
-        let frontend = frontend(&["http://a", "http://b", "http://c"]);
-        let tally = tally(&frontend, Moment::PAST, 300);
-        assert!(tally.values().all(|&count| count == 100), "{tally:?}");
-    }
-
-    #[test]
-    fn the_share_of_a_dead_backend_is_spread_evenly() {
-        let frontend = frontend(&["http://a", "http://b", "http://c"]);
-        let now = Moment::from_millis(1);
-        frontend.slots()[0].backend.mark_dead(now, Moment::from_millis(100));
-        let tally = tally(&frontend, now, 300);
-        assert_eq!(tally.len(), 2);
-        assert!(tally.values().all(|&count| count == 150), "{tally:?}");
-    }
-
-    #[test]
-    fn an_expired_mark_returns_the_backend() {
-        let frontend = frontend(&["http://a"]);
-        let now = Moment::from_millis(1);
-        frontend.slots()[0].backend.mark_dead(now, Moment::from_millis(100));
-        assert!(frontend.choose(Moment::from_millis(99), &Tried::default()).is_none());
-        assert!(frontend.choose(Moment::from_millis(100), &Tried::default()).is_some());
-    }
-
-    #[test]
-    fn a_retry_never_returns_to_a_tried_backend() {
-        let frontend = frontend(&["http://a", "http://b"]);
-        let mut tried = Tried::default();
-        let first = frontend.choose(Moment::PAST, &tried).unwrap();
-        tried.add(Arc::clone(&first.backend));
-        let second = frontend.choose(Moment::PAST, &tried).unwrap();
-        assert_ne!(first.backend.url(), second.backend.url());
-        tried.add(second.backend);
-        assert!(frontend.choose(Moment::PAST, &tried).is_none());
-    }
-
-    #[test]
-    fn retries_do_not_shift_the_turns_and_are_even_too() {
-        let frontend = frontend(&["http://failing", "http://b", "http://c"]);
-        let mut tally = HashMap::<String, usize>::new();
-        for _ in 0..300 {
-            let mut tried = Tried::default();
-            let mut choice = frontend.choose(Moment::PAST, &tried).unwrap();
-            *tally.entry(choice.backend.url().to_owned()).or_default() += 1;
-            if choice.backend.url() == "http://failing" {
-                tried.add(choice.backend);
-                choice = frontend.choose(Moment::PAST, &tried).unwrap();
-                *tally.entry(choice.backend.url().to_owned()).or_default() += 1;
-            }
-        }
-        assert_eq!((tally["http://failing"], tally["http://b"], tally["http://c"]), (100, 150, 150));
-    }
 
     #[test]
     fn one_backend_is_one_however_often_it_is_listed() {
+        let frontend = |urls: &[&str]| {
+            let backend = |url: &&str| Arc::new(Backend::parse(url).unwrap());
+            let slots = urls.iter().map(backend).enumerate().map(|(index, backend)| Slot { index, backend });
+            Frontend::new("host", "id", slots.collect(), urls.len()).unwrap()
+        };
         assert!(frontend(&["http://a"]).has_one_backend());
         assert!(!frontend(&["http://a", "http://b"]).has_one_backend());
         let backend = Arc::new(Backend::parse("http://a").unwrap());
         let slots = [1, 3].map(|index| Slot { index, backend: Arc::clone(&backend) });
         assert!(Frontend::new("host", "id", slots.into(), 4).unwrap().has_one_backend());
-    }
-
-    proptest! {
-        #[test]
-        fn a_choice_is_alive_and_exists_whenever_one_is(dead in proptest::collection::vec(any::<bool>(), 1..12), turns in 1..40usize) {
-            let urls: Vec<String> = (0..dead.len()).map(|i| format!("http://b{i}")).collect();
-            let frontend = frontend(&urls.iter().map(String::as_str).collect::<Vec<_>>());
-            let now = Moment::from_millis(1);
-            for (slot, &dead) in frontend.slots().iter().zip(&dead) {
-                if dead {
-                    slot.backend.mark_dead(now, Moment::from_millis(2));
-                }
-            }
-            for _ in 0..turns {
-                let choice = frontend.choose(now, &Tried::default());
-                prop_assert_eq!(choice.is_none(), dead.iter().all(|&dead| dead));
-                if let Some(choice) = choice {
-                    prop_assert!(!dead[choice.index]);
-                }
-            }
-        }
     }
 }

@@ -4,6 +4,7 @@
 //! tested without waiting. One task (the syncer) builds [`Snapshot`]s and publishes them through [`Routes`]; every request
 //! loads one snapshot and decides from that alone.
 
+mod alive;
 mod backend;
 mod budget;
 mod frontend;
