@@ -165,7 +165,7 @@ impl Drop for Connection {
 }
 
 /// How long connecting, and each command of logging in, may take.
-const CONNECT_LIMIT: Duration = Duration::from_secs(2);
+pub(super) const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 
 /// Enough messages for a connection that subscribes to nothing: the library announces its own connecting and failing.
 pub(super) const NO_SUBSCRIPTION: usize = 16;

@@ -6,12 +6,14 @@
 //! So is its own support for sentinels, which leaves a client on a master that was frozen or demoted: a [`Place`] finds the
 //! server for each session, and a [`Watch`] tells when the session should be with another.
 
+mod bulk;
 mod client;
 mod error;
 mod health;
 mod inbox;
 mod login;
 mod patience;
+mod replies;
 mod schema;
 mod sentinel;
 mod session;

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::{
     Doubt, Identity, Notifications, Server, StoreError, Vitals,
-    client::{Connection, NO_SUBSCRIPTION},
+    bulk::{Bulk, Commands},
+    client::{CONNECT_LIMIT, Connection, NO_SUBSCRIPTION},
     inbox::{Inbox, Missed, Reading, SUBSCRIPTION},
     schema::{
         self, CERTIFICATE_FIELDS, CERTIFICATE_PREFIX, CertificateHash, CertificateRecord, Change, DEAD_CHANNEL,
@@ -13,21 +14,21 @@ use super::{
 };
 use bytes::Bytes;
 use fred::{
-    clients::{Client, Pipeline},
-    interfaces::{
-        ClientLike, ConfigInterface, HashesInterface, KeysInterface, ListInterface, PubsubInterface, ServerInterface,
-        SetsInterface,
-    },
-    types::{CustomCommand, InfoKind, KeyspaceEvent, Message, Value},
+    interfaces::{ClientLike, ConfigInterface, PubsubInterface, ServerInterface},
+    types::{InfoKind, KeyspaceEvent, Message, Value},
 };
+use redis_protocol::resp2::types::BytesFrame;
 
-/// A live session: two connections to one server, subscribed to every change since it was opened.
+/// A live session: three connections to one server, subscribed to every change since it was opened.
 ///
 /// Its use is strictly: open, load everything with [`Session::scan`] and [`Session::read`], then follow
 /// [`Session::change`], asking [`Session::beat`] once a second. After any error it must be dropped.
 pub struct Session {
+    /// For what the server says of itself.
     commands: Connection,
     subscriber: Connection,
+    /// For what it holds.
+    bulk: Bulk,
     inbox: Inbox<Arrival>,
     vitals: Vitals,
     identity: Identity,
@@ -80,6 +81,7 @@ impl Session {
                 reason: "it is a replica that has not received its master's data yet",
             });
         }
+        let bulk = Bulk::open(server, CONNECT_LIMIT).await?;
         let subscriber = Connection::open(server, SUBSCRIPTION).await?;
         let inbox = Inbox::new(&subscriber.client, Reading { event: of_event, message: of_message });
         let channel = |pattern: &Pattern| format!("__keyspace@{}__:{}*", server.database, pattern.prefix());
@@ -87,10 +89,14 @@ impl Session {
         subscriber
             .ask(COMMAND_LIMIT, async {
                 subscriber.client.subscribe(DEAD_CHANNEL).await?;
-                subscriber.client.psubscribe(patterns).await
+                // The library takes a reply too early here, so that a refusal becomes the answer to the next command, or is
+                // lost where none waits.
+                let (subscribed, ping) =
+                    tokio::join!(subscriber.client.psubscribe(patterns), subscriber.client.ping::<Value>(None));
+                subscribed.and(ping.map(drop))
             })
             .await?;
-        let session = Self { commands, subscriber, inbox, vitals, identity, has_heard: false };
+        let session = Self { commands, subscriber, bulk, inbox, vitals, identity, has_heard: false };
         session.barrier().await?;
         Ok(session)
     }
@@ -159,175 +165,133 @@ impl Session {
     /// Waits until every message that the server sent before this call has arrived: PING is answered on the subscriber's
     /// connection in its turn. Also the proof that the subscriptions are in force, which the client library does not give.
     pub async fn barrier(&self) -> Result<(), StoreError> {
-        self.subscriber.ask(HEARTBEAT_LIMIT, self.subscriber.client.ping::<Value>(None)).await?;
-        self.inbox.flush().await;
-        Ok(())
+        barrier(&self.subscriber, &self.inbox).await
     }
 
-    /// One heartbeat: proves that both connections are answered, and compares the server's vitals with the last.
+    /// One heartbeat: proves that all connections are answered, and compares the server's vitals with the last.
     pub async fn beat(&mut self) -> Result<Option<Doubt>, StoreError> {
-        let (vitals, ()) = tokio::try_join!(examine(&self.commands), self.barrier())?;
+        let Self { commands, subscriber, bulk, inbox, .. } = self;
+        let (vitals, (), ()) =
+            tokio::try_join!(examine(commands), barrier(subscriber, inbox), bulk.ping(HEARTBEAT_LIMIT))?;
         let doubt = vitals.doubt_since(&self.vitals);
         self.vitals = vitals;
         Ok(doubt)
     }
 
     /// One page of the keys that match, beginning at `cursor` ("0" for the first). Redis looks at about `effort` keys for it.
-    pub async fn scan(&self, pattern: Pattern, cursor: &str, effort: u32) -> Result<Page, StoreError> {
+    pub async fn scan(&mut self, pattern: Pattern, cursor: &str, effort: u32) -> Result<Page, StoreError> {
         let prefix = pattern.prefix();
-        let scan =
-            self.commands.client.scan_page::<Value, _, _>(cursor.to_owned(), format!("{prefix}*"), Some(effort), None);
-        let answer = self.commands.ask(COMMAND_LIMIT, scan).await?;
-        let malformed = || self.commands.protocol("SCAN");
-        let [cursor, keys] = <[Value; 2]>::try_from(answer.into_array()).map_err(|_| malformed())?;
-        let cursor = cursor.into_string().ok_or_else(malformed)?;
-        // A name that is not UTF-8 can be asked for by no client.
-        let keys = keys.into_array().into_iter().filter_map(Value::into_string);
-        Ok(Page {
-            names: keys.filter_map(|key| Some(key.strip_prefix(prefix)?.to_owned())).collect(),
-            next: Some(cursor).filter(|cursor| cursor != "0"),
-        })
+        let mut commands = Commands::default();
+        commands.add_plain(&["SCAN", cursor, "MATCH", &format!("{prefix}*"), "COUNT", &effort.to_string()]);
+        let reply = self.ask(&commands).await?.next().ok_or_else(|| self.bulk.protocol("SCAN"))?;
+        let page = page_of(self.bulk.unless_error(reply)?, prefix);
+        page.ok_or_else(|| self.bulk.protocol("SCAN"))
     }
 
     /// Reads the lists of these hosts, in their order.
-    pub async fn lists(&self, hosts: &[String]) -> Result<Vec<List>, StoreError> {
-        let answers = self.values(Subject::Lists, hosts).await?;
-        Ok(answers.into_iter().map(|answer| answer.map_or(List::WrongType, list_of)).collect())
+    pub async fn lists(&mut self, hosts: &[String]) -> Result<Vec<List>, StoreError> {
+        let mut commands = Commands::default();
+        for host in hosts {
+            ask_for_list(&mut commands, host);
+        }
+        let replies = self.ask(&commands).await?;
+        replies.map(|reply| self.list(reply)).collect()
     }
 
     /// Reads the dead sets of these hosts, in their order.
-    pub async fn dead_sets(&self, hosts: &[String]) -> Result<Vec<DeadSet>, StoreError> {
-        let answers = self.values(Subject::DeadSets, hosts).await?;
-        answers.into_iter().map(|answer| self.dead_set(answer)).collect()
+    pub async fn dead_sets(&mut self, hosts: &[String]) -> Result<Vec<DeadSet>, StoreError> {
+        let mut commands = Commands::default();
+        for host in hosts {
+            ask_for_dead_set(&mut commands, host);
+        }
+        let mut replies = self.ask(&commands).await?;
+        hosts.iter().map(|_| self.dead_set(&mut replies)).collect()
     }
 
     /// Whether these backends, by host and URL, are being checked by anybody, in their order.
-    pub async fn leases(&self, backends: &[(String, String)]) -> Result<Vec<bool>, StoreError> {
-        let pipeline = self.commands.client.pipeline();
-        let queued = async {
-            for (host, url) in backends {
-                pipeline.pttl::<(), _>(schema::lease_key(host, url)).await?;
-            }
-            Ok(())
-        };
-        queued.await.map_err(|error| StoreError::from_fred(&self.commands.server, error))?;
-        let answers = self.answers(&pipeline, backends.len()).await?;
-        answers
-            .into_iter()
-            .map(|pttl| match pttl.map(|pttl| pttl.as_i64()) {
-                Ok(Some(pttl)) => Ok(pttl != NO_KEY),
-                Ok(None) => Err(self.commands.protocol("PTTL")),
-                Err(error) => Err(StoreError::from_fred(&self.commands.server, error)),
-            })
-            .collect()
+    pub async fn leases(&mut self, backends: &[(String, String)]) -> Result<Vec<bool>, StoreError> {
+        let mut commands = Commands::default();
+        for (host, url) in backends {
+            commands.add("PTTL", ["", &schema::lease_key(host, url)], &[]);
+        }
+        let replies = self.ask(&commands).await?;
+        replies.map(|reply| Ok(self.pttl(reply)? != NO_KEY)).collect()
     }
 
     /// Reads the certificates of these names, in their order.
-    pub async fn certificates(&self, names: &[String]) -> Result<Vec<CertificateRecord>, StoreError> {
-        let answers = self.values(Subject::Certificates, names).await?;
-        let records = names.iter().zip(answers);
-        Ok(records.map(|(name, answers)| CertificateRecord { name: name.clone(), hash: hash_of(answers) }).collect())
+    pub async fn certificates(&mut self, names: &[String]) -> Result<Vec<CertificateRecord>, StoreError> {
+        let mut commands = Commands::default();
+        for name in names {
+            commands.add("HMGET", [CERTIFICATE_PREFIX, name], &CERTIFICATE_FIELDS);
+        }
+        let replies = self.ask(&commands).await?;
+        let record =
+            |(name, reply): (&String, _)| Ok(CertificateRecord { name: name.clone(), hash: self.hash(reply)? });
+        names.iter().zip(replies).map(record).collect()
     }
 
     /// Reads everything about these hosts, in one round trip.
-    pub async fn read(&self, hosts: Vec<String>) -> Result<Vec<Record>, StoreError> {
-        let (lists, dead) = tokio::try_join!(self.lists(&hosts), self.dead_sets(&hosts))?;
-        let records = hosts.into_iter().zip(lists).zip(dead);
-        Ok(records.map(|((host, list), dead)| Record { host, list: Some(list), dead: Some(dead) }).collect())
-    }
-
-    /// The answers for each name; `None` where its key is of another type. The library gives one such key's error for
-    /// the whole of a transaction, so that then each name gets a transaction of its own.
-    async fn values(&self, subject: Subject, hosts: &[String]) -> Result<Vec<Option<Answers>>, StoreError> {
-        if hosts.is_empty() {
-            return Ok(Vec::new());
+    pub async fn read(&mut self, hosts: Vec<String>) -> Result<Vec<Record>, StoreError> {
+        let mut commands = Commands::default();
+        for host in &hosts {
+            ask_for_list(&mut commands, host);
+            ask_for_dead_set(&mut commands, host);
         }
-        let together = self.transactions(subject, hosts, hosts.len()).await?;
-        match together.into_iter().next().flatten() {
-            Some(answers) => {
-                let mut answers = answers.into_iter();
-                let per_host = |_| answers.by_ref().take(subject.commands()).collect();
-                Ok(hosts.iter().map(per_host).map(Some).collect())
-            }
-            None => self.transactions(subject, hosts, 1).await,
-        }
-    }
-
-    /// Reads in transactions of `size` hosts each, all in one pipeline; `None` for one that met a key of another type.
-    ///
-    /// Not for the sake of atomicity: the library takes any array that begins with "message", "subscribe" or the like for
-    /// a message, even in answer to a command, which then waits in vain. Nested in EXEC's answer it escapes that.
-    async fn transactions(
-        &self,
-        subject: Subject,
-        hosts: &[String],
-        size: usize,
-    ) -> Result<Vec<Option<Answers>>, StoreError> {
-        let pipeline = self.commands.client.pipeline();
-        let queued = async {
-            for hosts in hosts.chunks(size) {
-                pipeline.custom::<(), Value>(command("MULTI"), Vec::new()).await?;
-                for host in hosts {
-                    subject.queue(&pipeline, host).await?;
-                }
-                pipeline.custom::<(), Value>(command("EXEC"), Vec::new()).await?;
-            }
-            Ok(())
+        let mut replies = self.ask(&commands).await?;
+        let record = |host| {
+            let list = replies.next().ok_or_else(|| self.bulk.protocol("LRANGE"))?;
+            Ok(Record { host, list: Some(self.list(list)?), dead: Some(self.dead_set(&mut replies)?) })
         };
-        queued.await.map_err(|error| StoreError::from_fred(&self.commands.server, error))?;
-        let sizes = hosts.chunks(size).map(|hosts| hosts.len() * subject.commands());
-        let mut replies = self.answers(&pipeline, sizes.clone().map(|commands| commands + 2).sum()).await?.into_iter();
-        sizes.map(|commands| self.outcome(replies.by_ref().take(commands + 2), commands)).collect()
+        hosts.into_iter().map(record).collect()
     }
 
-    /// What a transaction of so many commands came to.
-    fn outcome(
-        &self,
-        replies: impl Iterator<Item = Result<Value, fred::error::Error>>,
-        commands: usize,
-    ) -> Result<Option<Answers>, StoreError> {
-        // If EXEC is refused, then for an error that came before it.
-        let mut first_error = None;
-        let mut last = Value::Null;
-        for reply in replies {
-            match reply {
-                Ok(value) => last = value,
-                Err(error) => first_error = first_error.or(Some(error)),
-            }
-        }
-        match (first_error, last) {
-            (Some(error), _) if error.details().starts_with("WRONGTYPE") => Ok(None),
-            (Some(error), _) => Err(StoreError::from_fred(&self.commands.server, error)),
-            (None, Value::Array(answers)) if answers.len() == commands => Ok(Some(answers)),
-            (None, _) => Err(self.commands.protocol("EXEC")),
-        }
+    async fn ask(&mut self, commands: &Commands) -> Result<impl Iterator<Item = BytesFrame> + use<>, StoreError> {
+        Ok(self.bulk.ask(commands, COMMAND_LIMIT).await?.into_iter())
     }
 
-    async fn answers(
-        &self,
-        pipeline: &Pipeline<Client>,
-        expected: usize,
-    ) -> Result<Vec<Result<Value, fred::error::Error>>, StoreError> {
-        let answers = tokio::time::timeout(COMMAND_LIMIT, pipeline.try_all::<Value>())
-            .await
-            .map_err(|_| self.commands.silent(COMMAND_LIMIT))?;
-        if answers.len() == expected {
-            return Ok(answers);
-        }
-        // A pipeline that was cut off answers with its one error alone.
-        match answers.into_iter().find_map(Result::err) {
-            Some(error) => Err(StoreError::from_fred(&self.commands.server, error)),
-            None => Err(self.commands.protocol("a pipeline")),
-        }
+    fn list(&self, reply: BytesFrame) -> Result<List, StoreError> {
+        Ok(self.elements(reply)?.map_or(List::WrongType, List::Elements))
     }
 
-    fn dead_set(&self, answers: Option<Answers>) -> Result<DeadSet, StoreError> {
+    fn dead_set(&self, replies: &mut impl Iterator<Item = BytesFrame>) -> Result<DeadSet, StoreError> {
+        let (Some(members), Some(pttl)) = (replies.next(), replies.next()) else {
+            return Err(self.bulk.protocol("SMEMBERS"));
+        };
+        let pttl = self.pttl(pttl)?;
         // Leases of the active health check are strings; anything else here is junk. Neither marks a backend.
-        let Some(answers) = answers else { return Ok(DeadSet::default()) };
-        let mut answers = answers.into_iter();
-        let members = answers.next().map(bytes_of).unwrap_or_default();
-        let pttl = answers.next().and_then(|pttl| pttl.as_i64()).ok_or_else(|| self.commands.protocol("PTTL"))?;
-        Ok(DeadSet::from_members(&members, pttl))
+        Ok(self.elements(members)?.map(|members| DeadSet::from_members(&members, pttl)).unwrap_or_default())
+    }
+
+    fn hash(&self, reply: BytesFrame) -> Result<CertificateHash, StoreError> {
+        let fields = match reply {
+            BytesFrame::Array(fields) => fields,
+            reply if is_of_another_type(&reply) => return Ok(CertificateHash::WrongType),
+            reply => return self.bulk.unless_error(reply).and_then(|_| Err(self.bulk.protocol("HMGET"))),
+        };
+        // A copy, because they are kept, and what they lie in is not.
+        let mut fields = fields.into_iter().map(|field| text_of(field).map(|text| Bytes::copy_from_slice(&text)));
+        Ok(match (fields.next().flatten(), fields.next().flatten()) {
+            (None, None) => CertificateHash::Absent,
+            (certificate, key) => {
+                CertificateHash::Fields { certificate: certificate.unwrap_or_default(), key: key.unwrap_or_default() }
+            }
+        })
+    }
+
+    /// What is in a list or a set; `None` where the key is of another type.
+    fn elements(&self, reply: BytesFrame) -> Result<Option<Vec<Bytes>>, StoreError> {
+        match reply {
+            BytesFrame::Array(elements) => Ok(Some(elements.into_iter().filter_map(text_of).collect())),
+            reply if is_of_another_type(&reply) => Ok(None),
+            reply => self.bulk.unless_error(reply).and_then(|_| Err(self.bulk.protocol("LRANGE"))),
+        }
+    }
+
+    fn pttl(&self, reply: BytesFrame) -> Result<i64, StoreError> {
+        match self.bulk.unless_error(reply)? {
+            BytesFrame::Integer(pttl) => Ok(pttl),
+            _ => Err(self.bulk.protocol("PTTL")),
+        }
     }
 
     fn lost(&self, &Missed(missed): &Missed) -> StoreError {
@@ -335,59 +299,43 @@ impl Session {
     }
 }
 
-/// What to read of each name.
-#[derive(Clone, Copy)]
-enum Subject {
-    Lists,
-    DeadSets,
-    Certificates,
+fn ask_for_list(commands: &mut Commands, host: &str) {
+    commands.add("LRANGE", [FRONTEND_PREFIX, host], &["0", "-1"]);
 }
 
-/// The answers to one host's commands, or to a whole transaction's.
-type Answers = Vec<Value>;
+fn ask_for_dead_set(commands: &mut Commands, host: &str) {
+    commands.add("SMEMBERS", [DEAD_PREFIX, host], &[]);
+    commands.add("PTTL", [DEAD_PREFIX, host], &[]);
+}
 
-impl Subject {
-    /// How many commands a host takes.
-    fn commands(self) -> usize {
-        match self {
-            Self::Lists | Self::Certificates => 1,
-            Self::DeadSets => 2,
-        }
-    }
+/// What SCAN has answered; `None` if it is not of SCAN's form.
+fn page_of(reply: BytesFrame, prefix: &str) -> Option<Page> {
+    let BytesFrame::Array(parts) = reply else { return None };
+    let [cursor, BytesFrame::Array(keys)] = <[BytesFrame; 2]>::try_from(parts).ok()? else { return None };
+    let cursor = String::from_utf8(text_of(cursor)?.into()).ok()?;
+    // A name that is not UTF-8 can be asked for by no client.
+    let names = keys.into_iter().filter_map(|key| {
+        let key = text_of(key)?;
+        Some(str::from_utf8(&key).ok()?.strip_prefix(prefix)?.to_owned())
+    });
+    Some(Page { names: names.collect(), next: Some(cursor).filter(|cursor| cursor != "0") })
+}
 
-    async fn queue(self, pipeline: &Pipeline<Client>, name: &str) -> Result<(), fred::error::Error> {
-        match self {
-            Self::Lists => pipeline.lrange(format!("{FRONTEND_PREFIX}{name}"), 0, -1).await,
-            Self::Certificates => {
-                pipeline.hmget(format!("{CERTIFICATE_PREFIX}{name}"), CERTIFICATE_FIELDS.to_vec()).await
-            }
-            Self::DeadSets => {
-                let key = format!("{DEAD_PREFIX}{name}");
-                pipeline.smembers::<(), _>(key.as_str()).await?;
-                pipeline.pttl(key).await
-            }
-        }
+fn text_of(reply: BytesFrame) -> Option<Bytes> {
+    match reply {
+        BytesFrame::BulkString(text) | BytesFrame::SimpleString(text) => Some(text),
+        _ => None,
     }
 }
 
-fn command(name: &'static str) -> CustomCommand {
-    CustomCommand::new_static(name, None, false)
+fn is_of_another_type(reply: &BytesFrame) -> bool {
+    matches!(reply, BytesFrame::Error(text) if text.starts_with("WRONGTYPE"))
 }
 
-fn hash_of(answers: Option<Answers>) -> CertificateHash {
-    let Some(answers) = answers else { return CertificateHash::WrongType };
-    let mut fields = answers.into_iter().next().map(Value::into_array).unwrap_or_default().into_iter();
-    let mut field = || fields.next().and_then(Value::into_bytes);
-    match (field(), field()) {
-        (None, None) => CertificateHash::Absent,
-        (certificate, key) => {
-            CertificateHash::Fields { certificate: certificate.unwrap_or_default(), key: key.unwrap_or_default() }
-        }
-    }
-}
-
-fn list_of(answers: Answers) -> List {
-    List::Elements(answers.into_iter().next().map(bytes_of).unwrap_or_default())
+async fn barrier(subscriber: &Connection, inbox: &Inbox<Arrival>) -> Result<(), StoreError> {
+    subscriber.ask(HEARTBEAT_LIMIT, subscriber.client.ping::<Value>(None)).await?;
+    inbox.flush().await;
+    Ok(())
 }
 
 impl Vitals {
@@ -429,10 +377,6 @@ fn of_event(event: &KeyspaceEvent) -> Arrival {
 fn of_message(message: &Message) -> Arrival {
     let notice = message.value.as_str().and_then(|payload| DeadNotice::decode(&payload));
     Arrival::Message(notice.map_or(Change::Junk, Change::Notice))
-}
-
-fn bytes_of(value: Value) -> Vec<Bytes> {
-    value.into_array().into_iter().filter_map(Value::into_bytes).collect()
 }
 
 /// How long a heartbeat may take before the server counts as frozen.

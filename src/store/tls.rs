@@ -59,6 +59,11 @@ impl Tls {
 
     /// The same in the client library's form.
     pub(super) fn connector(&self) -> TlsConnector {
-        tokio_rustls::TlsConnector::from(Arc::clone(&self.0)).into()
+        self.own_connector().into()
+    }
+
+    /// The same for connections of our own.
+    pub(super) fn own_connector(&self) -> tokio_rustls::TlsConnector {
+        Arc::clone(&self.0).into()
     }
 }

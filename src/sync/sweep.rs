@@ -76,7 +76,7 @@ impl Sweep {
     ///
     /// # Errors
     /// When the session is lost; the sweep is then void.
-    pub async fn step(&mut self, session: &Session) -> Result<Option<Step>, StoreError> {
+    pub async fn step(&mut self, session: &mut Session) -> Result<Option<Step>, StoreError> {
         let effort = u32::try_from(self.page).unwrap_or(u32::MAX);
         match &mut self.stage {
             Stage::Lists(cursor) => {

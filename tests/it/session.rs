@@ -23,6 +23,41 @@ fn connections_killed_by_the_server_are_made_anew() {
 }
 
 #[test]
+fn each_connection_that_the_server_kills_is_missed() {
+    let stack = Stack::start(&[]);
+    let a = Backend::named("a");
+    stack.route("before.test", &[&a]);
+    // That of redis-cli is the last.
+    let ids = || -> Vec<String> {
+        let ours = redis_cli(&stack.replica, &["CLIENT", "LIST", "TYPE", "normal"]);
+        let id = |line: &str| line.split(' ').find_map(|field| field.strip_prefix("id=")).unwrap().to_owned();
+        let mut ids: Vec<String> = ours.lines().filter(|line| !line.contains("cmd=client")).map(id).collect();
+        ids.sort();
+        ids
+    };
+    assert_eq!(ids().len(), 2);
+    for which in 0..2 {
+        let resyncs = stack.planb.count("planb_sync_resyncs_total");
+        redis(&stack.replica, &["CLIENT", "KILL", "ID", &ids()[which]]);
+        wait_until("the table is loaded again", || stack.planb.count("planb_sync_resyncs_total") > resyncs);
+        stack.route(&format!("after-{which}.test"), &[&a]);
+    }
+}
+
+#[test]
+fn a_server_that_closes_idle_connections_closes_none_of_ours() {
+    let stack = Stack::start(&[]);
+    redis(&stack.replica, &["CONFIG", "SET", "timeout", "2"]);
+    let ages = || -> Vec<u64> {
+        let ours = redis_cli(&stack.replica, &["CLIENT", "LIST"]);
+        let age = |line: &str| line.split(' ').find_map(|field| field.strip_prefix("age=")).unwrap().parse().unwrap();
+        ours.lines().filter(|line| line.contains("cmd=") && !line.contains("flags=M")).map(age).collect()
+    };
+    wait_until("three have been there for long", || ages().iter().filter(|&&age| age >= 5).count() == 3);
+    assert_eq!(stack.planb.count("planb_sync_resyncs_total"), 0);
+}
+
+#[test]
 fn a_replica_that_is_killed_and_returns_is_followed_again() {
     let mut stack = Stack::start(&[]);
     let a = Backend::named("a");

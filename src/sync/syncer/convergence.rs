@@ -97,7 +97,11 @@ impl Syncer {
     }
 
     /// Reads the sets of backends whose leases have changed, or were met, and makes the most of both.
-    pub(super) async fn heed_leases(&mut self, session: &Session, leases: &[(String, String)]) -> Result<(), Ended> {
+    pub(super) async fn heed_leases(
+        &mut self,
+        session: &mut Session,
+        leases: &[(String, String)],
+    ) -> Result<(), Ended> {
         for leases in leases.chunks(PAGE) {
             // However many backends of a host are dead, its set is read once.
             let hosts: HashSet<&String> = leases.iter().map(|(host, _)| host).collect();
@@ -120,7 +124,7 @@ impl Syncer {
     }
 
     /// Whether these leases are held, under the spelling that has changed or under the list's own.
-    async fn are_held(&self, session: &Session, leases: &[(String, String)]) -> Result<Vec<bool>, StoreError> {
+    async fn are_held(&self, session: &mut Session, leases: &[(String, String)]) -> Result<Vec<bool>, StoreError> {
         let mut are_held = session.leases(leases).await?;
         let listed = |(host, url): &(String, String)| (host.clone(), self.table.spelling(host, url).to_owned());
         let own: Vec<_> = leases.iter().map(listed).collect();

@@ -1,0 +1,198 @@
+//! Reading in bulk: thousands of keys in few writes, and their replies parsed where they lie.
+//!
+//! The client library writes each command by itself and makes values of its own out of each reply, which at a million keys is
+//! most of a load. It also takes any array that begins with "message", "subscribe" or the like for a message. Here nothing
+//! is subscribed to, and a reply is what was asked for.
+
+use std::{io, time::Duration};
+
+use bytes::BytesMut;
+use fred::error::{Error as FredError, ErrorKind};
+use redis_protocol::resp2::{decode::decode_bytes, types::BytesFrame};
+use rustls::pki_types::ServerName;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::{TcpStream, UnixStream},
+    time::timeout,
+};
+
+use super::{Server, StoreError, client::Address, replies::Replies};
+
+/// A connection for reading alone, in RESP 2.
+pub(super) struct Bulk {
+    server: Server,
+    /// `None` while there is an exchange, and after one that was given up: what is left of its replies would be taken for
+    /// the next one's.
+    stream: Option<Box<dyn Stream>>,
+    input: BytesMut,
+}
+
+trait Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Sync + Unpin> Stream for S {}
+
+/// Commands that are sent together.
+#[derive(Default)]
+pub(super) struct Commands {
+    text: Vec<u8>,
+    count: usize,
+}
+
+impl Commands {
+    /// Adds one, with its arguments. A key is told in two parts, its prefix and its name.
+    pub fn add(&mut self, name: &str, [prefix, key]: [&str; 2], arguments: &[&str]) {
+        self.count += 1;
+        self.put_number(b'*', 2 + arguments.len());
+        self.put(name);
+        self.put_number(b'$', prefix.len() + key.len());
+        for part in [prefix, key, "\r\n"] {
+            self.text.extend_from_slice(part.as_bytes());
+        }
+        for argument in arguments {
+            self.put(argument);
+        }
+    }
+
+    /// Adds one that has no key.
+    pub fn add_plain(&mut self, words: &[&str]) {
+        self.count += 1;
+        self.put_number(b'*', words.len());
+        for word in words {
+            self.put(word);
+        }
+    }
+
+    fn put(&mut self, word: &str) {
+        self.put_number(b'$', word.len());
+        self.text.extend_from_slice(word.as_bytes());
+        self.text.extend_from_slice(b"\r\n");
+    }
+
+    fn put_number(&mut self, kind: u8, number: usize) {
+        self.text.push(kind);
+        self.text.extend_from_slice(number.to_string().as_bytes());
+        self.text.extend_from_slice(b"\r\n");
+    }
+}
+
+impl Bulk {
+    /// Connects, authenticates and selects the database.
+    pub async fn open(server: &Server, limit: Duration) -> Result<Self, StoreError> {
+        let password = server.login.password().await;
+        let password = password.map_err(|cause| StoreError::PasswordFile { server: server.to_string(), cause })?;
+        let connecting = timeout(limit, connect(server)).await;
+        let stream = connecting.map_err(|_| silent(server, limit))?.map_err(|error| broken(server, error))?;
+        let mut bulk = Self { server: server.clone(), stream: Some(stream), input: BytesMut::new() };
+        let mut commands = Commands::default();
+        if let Some(password) = password {
+            let user = server.login.user.as_deref();
+            let words = ["AUTH"].into_iter().chain(user).chain([&*password.0]);
+            commands.add_plain(&words.collect::<Vec<_>>());
+        }
+        if server.database != 0 {
+            commands.add_plain(&["SELECT", &server.database.to_string()]);
+        }
+        for reply in bulk.ask(&commands, limit).await? {
+            bulk.unless_error(reply)?;
+        }
+        Ok(bulk)
+    }
+
+    /// Sends commands, and waits for as many replies. The limit is for each silence of the server's.
+    pub async fn ask(&mut self, commands: &Commands, limit: Duration) -> Result<Vec<BytesFrame>, StoreError> {
+        let Some(mut stream) = self.stream.take() else {
+            return Err(broken(&self.server, io::ErrorKind::BrokenPipe.into()));
+        };
+        let writing = timeout(limit, stream.write_all(&commands.text)).await;
+        writing.map_err(|_| silent(&self.server, limit))?.map_err(|error| broken(&self.server, error))?;
+        let mut replies = Vec::with_capacity(commands.count);
+        let mut reading = Replies::default();
+        loop {
+            while replies.len() < commands.count {
+                let length = reading.next(&self.input).map_err(|_| self.protocol("a pipeline"))?;
+                let Some(length) = length else { break };
+                let reply = decode_bytes(&self.input.split_to(length).freeze()).ok().flatten();
+                let (reply, _) = reply.ok_or_else(|| self.protocol("a pipeline"))?;
+                replies.push(reply);
+            }
+            if replies.len() == commands.count {
+                break;
+            }
+            self.input.reserve(reading.wanted().clamp(LEAST_ROOM, MOST_ROOM));
+            let reading = timeout(limit, stream.read_buf(&mut self.input)).await;
+            match reading.map_err(|_| silent(&self.server, limit))? {
+                Ok(0) => return Err(broken(&self.server, io::ErrorKind::UnexpectedEof.into())),
+                Ok(_) => {}
+                Err(error) => return Err(broken(&self.server, error)),
+            }
+        }
+        self.stream = Some(stream);
+        // The memory of a large reply is not kept.
+        self.input = BytesMut::new();
+        Ok(replies)
+    }
+
+    /// Proves that the connection is answered, and keeps it from being idle, which servers may not suffer for long.
+    pub async fn ping(&mut self, limit: Duration) -> Result<(), StoreError> {
+        let mut commands = Commands::default();
+        commands.add_plain(&["PING"]);
+        // What the answer is does not matter.
+        self.ask(&commands, limit).await.map(drop)
+    }
+
+    /// A reply that must not be an error.
+    pub fn unless_error(&self, reply: BytesFrame) -> Result<BytesFrame, StoreError> {
+        let BytesFrame::Error(text) = reply else { return Ok(reply) };
+        let is_login = ["NOAUTH", "WRONGPASS"].iter().any(|code| text.starts_with(code));
+        let kind = if is_login { ErrorKind::Auth } else { ErrorKind::Unknown };
+        Err(StoreError::from_fred(&self.server, FredError::new(kind, text.to_string())))
+    }
+
+    /// The server gave an answer of the wrong form.
+    pub fn protocol(&self, command: &'static str) -> StoreError {
+        StoreError::Protocol { server: self.server.to_string(), command }
+    }
+}
+
+async fn connect(server: &Server) -> io::Result<Box<dyn Stream>> {
+    Ok(match (&server.address, &server.tls) {
+        (Address::Unix(path), _) => Box::new(UnixStream::connect(path).await?),
+        (Address::Tcp(host, port), tls) => {
+            let stream = TcpStream::connect((host.as_str(), *port)).await?;
+            stream.set_nodelay(true)?;
+            match tls {
+                None => Box::new(stream),
+                Some(tls) => {
+                    let name = ServerName::try_from(host.clone()).map_err(io::Error::other)?;
+                    Box::new(tls.own_connector().connect(name, stream).await?)
+                }
+            }
+        }
+    })
+}
+
+fn broken(server: &Server, error: io::Error) -> StoreError {
+    StoreError::from_fred(server, error.into())
+}
+
+fn silent(server: &Server, limit: Duration) -> StoreError {
+    StoreError::Silent { server: server.to_string(), limit }
+}
+
+/// Bytes to make room for at least and at most, before a read.
+const LEAST_ROOM: usize = 64 * 1024;
+const MOST_ROOM: usize = 4 * 1024 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_are_arrays_of_words() {
+        let mut commands = Commands::default();
+        commands.add("LRANGE", ["frontend:", "\u{e9}"], &["0", "-1"]);
+        commands.add_plain(&["PING"]);
+        let text = "*4\r\n$6\r\nLRANGE\r\n$11\r\nfrontend:\u{e9}\r\n$1\r\n0\r\n$2\r\n-1\r\n*1\r\n$4\r\nPING\r\n";
+        assert_eq!((str::from_utf8(&commands.text), commands.count), (Ok(text), 2));
+    }
+}
