@@ -26,7 +26,7 @@ impl Target {
         let base = backend.path().trim_end_matches('/');
         let below = path.iter().position(|&byte| byte != b'/').map_or(&[][..], |start| &path[start..]);
         Some(Self {
-            origin: Origin::clone(backend.origin()),
+            origin: backend.origin().clone(),
             authority: backend.address().to_owned(),
             uri: uri(&[base.as_bytes(), b"/", below].concat())?,
         })

@@ -1,80 +1,77 @@
 //! One backend of a frontend: where it is, and whether it is out of rotation.
 
 use std::{
+    ops::Deref,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use super::{BackendError, Origin, alive::note_change, origin::Parts};
+use super::{BackendError, Endpoint, alive::note_change};
 use crate::clock::Moment;
 
 /// A backend as a frontend's list names it. Its identity is its origin: a dead mark follows scheme, host and port through
 /// every edit of the list and every other spelling of the URL, never an index.
 #[derive(Debug)]
 pub struct Backend {
-    url: Box<str>,
-    origin: Arc<Origin>,
+    endpoint: Arc<Endpoint>,
     dead_until: AtomicU64,
+    pub(super) in_flight: AtomicU32,
+    is_retired: AtomicBool,
+    /// Made when it is first needed: most backends of a large table have none for long.
+    rest: OnceLock<Box<Rest>>,
+}
+
+/// What only some backends have.
+#[derive(Debug, Default)]
+struct Rest {
     failed_at: AtomicU64,
     held_until: AtomicU64,
-    is_retired: AtomicBool,
-    pub(super) in_flight: AtomicUsize,
     tag: OnceLock<Box<str>>,
+}
+
+impl Deref for Backend {
+    type Target = Endpoint;
+
+    fn deref(&self) -> &Endpoint {
+        &self.endpoint
+    }
 }
 
 impl Backend {
     /// Parses a list element such as `http://10.0.0.1:8080`, `https://name` or `10.0.0.1:8080`.
+    ///
+    /// # Errors
+    /// When it is no backend's.
     pub fn parse(url: &str) -> Result<Self, BackendError> {
-        Ok(Self::new(url, Arc::new(Origin::parse(url)?)))
+        Ok(Self::new(Arc::new(Endpoint::parse(url)?)))
     }
 
-    /// What a list element names, whose origin this is.
-    pub fn new(url: &str, origin: Arc<Origin>) -> Self {
+    /// The backend at this endpoint.
+    pub fn new(endpoint: Arc<Endpoint>) -> Self {
         Self {
-            url: url.trim_ascii().into(),
-            origin,
+            endpoint,
             dead_until: AtomicU64::new(0),
-            failed_at: AtomicU64::new(0),
-            held_until: AtomicU64::new(0),
+            in_flight: AtomicU32::new(0),
             is_retired: AtomicBool::new(false),
-            in_flight: AtomicUsize::new(0),
-            tag: OnceLock::new(),
+            rest: OnceLock::new(),
         }
     }
 
     /// The same backend, as dead as it is, under another spelling of its URL.
     #[must_use]
-    pub fn respelled(&self, url: &str, origin: Origin) -> Self {
+    pub fn respelled(&self, endpoint: Arc<Endpoint>) -> Self {
         let copy = |moment: &AtomicU64| moment.load(Ordering::Relaxed).into();
-        Self {
-            dead_until: copy(&self.dead_until),
-            failed_at: copy(&self.failed_at),
-            held_until: copy(&self.held_until),
-            ..Self::new(url, Arc::new(origin))
+        let respelled = Self { dead_until: copy(&self.dead_until), ..Self::new(endpoint) };
+        if let Some(rest) = self.rest.get() {
+            let failures = [&rest.failed_at, &rest.held_until].map(copy);
+            let [failed_at, held_until] = failures;
+            // Nobody else has it yet.
+            let _ = respelled.rest.set(Box::new(Rest { failed_at, held_until, tag: OnceLock::new() }));
         }
-    }
-
-    /// The list element without the white space around it.
-    pub fn url(&self) -> &str {
-        &self.url
-    }
-
-    /// Host and port as the list element has them.
-    pub fn address(&self) -> &str {
-        Parts::of(&self.url).address()
-    }
-
-    /// The list element's path; may be empty. Requests ignore it.
-    pub fn path(&self) -> &str {
-        Parts::of(&self.url).path()
-    }
-
-    /// Where to connect.
-    pub fn origin(&self) -> &Arc<Origin> {
-        &self.origin
+        respelled
     }
 
     /// Whether the backend is out of rotation at `now`.
@@ -84,8 +81,13 @@ impl Backend {
 
     /// When the backend returns to rotation; [`Moment::PAST`] if it never left.
     pub fn dead_until(&self) -> Moment {
-        let [marked, held] = [&self.dead_until, &self.held_until].map(|until| until.load(Ordering::Relaxed));
+        let marked = self.dead_until.load(Ordering::Relaxed);
+        let held = self.rest.get().map_or(0, |rest| rest.held_until.load(Ordering::Relaxed));
         Moment::from_millis(marked.max(held))
+    }
+
+    fn rest(&self) -> &Rest {
+        self.rest.get_or_init(Box::default)
     }
 
     /// Takes the backend out of rotation until `until`, unless it already is for longer. Returns whether it was alive at
@@ -105,29 +107,30 @@ impl Backend {
     /// turns out to have been right, this instance alone leaves the backend out for a while, whatever others say of it: for a
     /// moment, and at each further relapse for twice as long, up to half of the mark's own time.
     pub fn fail(&self, now: Moment, until: Moment) -> bool {
-        let held_until = self.held_until.load(Ordering::Relaxed);
+        let rest = self.rest();
+        let held_until = rest.held_until.load(Ordering::Relaxed);
         // Requests that were on their way when it was last revived say nothing new.
         if held_until > now.as_millis() || !self.mark_dead(now, until) {
             return false;
         }
         let length = now.until(until);
-        let failed_at = Moment::from_millis(self.failed_at.swap(now.as_millis(), Ordering::Relaxed));
+        let failed_at = Moment::from_millis(rest.failed_at.swap(now.as_millis(), Ordering::Relaxed));
         let is_relapse = failed_at > Moment::PAST && now < failed_at.after(length);
         let held = failed_at.until(Moment::from_millis(held_until));
         let hold = if is_relapse { (held * 2).clamp(FIRST_HOLD, LONGEST_HOLD).min(length / 2) } else { Duration::ZERO };
-        self.held_until.store(now.after(hold).as_millis(), Ordering::Relaxed);
+        rest.held_until.store(now.after(hold).as_millis(), Ordering::Relaxed);
         note_change();
         true
     }
 
     /// How many requests it was given and is not done with, as far as they are counted (see [`InFlight`](super::InFlight)).
     pub fn in_flight(&self) -> usize {
-        self.in_flight.load(Ordering::Relaxed)
+        self.in_flight.load(Ordering::Relaxed) as usize
     }
 
     /// What clients are given to name this backend by. Derived at the first call, and the same ever after.
     pub fn tag(&self, derive: impl FnOnce() -> Box<str>) -> &str {
-        self.tag.get_or_init(derive)
+        self.rest().tag.get_or_init(derive)
     }
 
     /// Puts the backend back into rotation, at the latest when it is not held out of it any more (see [`Backend::fail`]).
@@ -212,7 +215,7 @@ mod tests {
         let (now, until) = (Moment::from_millis(100), Moment::from_millis(200));
         let backend = Backend::parse("http://10.0.0.1").unwrap();
         backend.fail(now, until);
-        let respelled = backend.respelled("10.0.0.1/\n", Origin::parse("10.0.0.1/").unwrap());
+        let respelled = backend.respelled(Arc::new(Endpoint::parse("10.0.0.1/\n").unwrap()));
         assert_eq!((respelled.url(), respelled.path(), respelled.dead_until()), ("10.0.0.1/", "/", until));
         assert_eq!(respelled.origin(), backend.origin());
     }

@@ -13,18 +13,26 @@ use crate::clock::Moment;
 /// A frontend with at least one backend. Immutable but for its cursor and its backends' dead marks.
 #[derive(Debug)]
 pub struct Frontend {
-    key: Box<str>,
-    id: Box<str>,
+    /// The key's name in lower case, the same as Redis spells it where that is otherwise, and the identifier.
+    text: Box<str>,
+    key_len: u32,
+    id_at: u32,
     slots: Box<[Slot]>,
     listed: usize,
     pub(super) cursor: AtomicUsize,
+    /// Made when it is first needed: most frontends of a large table have none for long.
+    rest: OnceLock<Box<Rest>>,
+}
+
+/// What only busy frontends need.
+#[derive(Debug, Default)]
+struct Rest {
     /// Where retries are in turns of their own: they must not shift the others', or a request after a failed one would begin
     /// where that did.
-    pub(super) retry_cursor: AtomicUsize,
-    /// Made by the first request: most frontends of a large table have none for long.
+    retry_cursor: AtomicUsize,
     budget: OnceLock<Arc<RetryBudget>>,
     alive: AliveSlots,
-    tags: OnceLock<Box<Tags>>,
+    tags: OnceLock<Tags>,
 }
 
 /// One element of the frontend's list. A backend that is listed twice, whatever the spellings, fills two slots, which share one
@@ -82,16 +90,21 @@ impl Frontend {
         if slots.is_empty() {
             return None;
         }
+        let mut text = key.to_ascii_lowercase();
+        if text != key {
+            text.push_str(key);
+        }
+        // No key or list comes near such a length: Redis allows 512 megabytes.
+        let (key_len, id_at) = (u32::try_from(key.len()).ok()?, u32::try_from(text.len()).ok()?);
+        text.push_str(id);
         Some(Self {
-            key: key.into(),
-            id: id.into(),
+            text: text.into(),
+            key_len,
+            id_at,
             slots: slots.into(),
             listed,
             cursor: AtomicUsize::new(0),
-            retry_cursor: AtomicUsize::new(0),
-            budget: OnceLock::new(),
-            alive: AliveSlots::default(),
-            tags: OnceLock::new(),
+            rest: OnceLock::new(),
         })
     }
 
@@ -99,18 +112,32 @@ impl Frontend {
     #[must_use]
     pub fn continuing(mut self, previous: &Frontend) -> Self {
         self.cursor = previous.cursor.load(Ordering::Relaxed).into();
-        self.budget = previous.budget.clone();
+        if let Some(budget) =
+            previous.rest.get().map(|rest| rest.budget.clone()).filter(|budget| budget.get().is_some())
+        {
+            self.rest = OnceLock::from(Box::new(Rest { budget, ..Rest::default() }));
+        }
         self
+    }
+
+    fn rest(&self) -> &Rest {
+        self.rest.get_or_init(Box::default)
     }
 
     /// The name of the key in Redis, without `frontend:`, in its original case.
     pub fn key(&self) -> &str {
-        &self.key
+        let length = self.key_len as usize;
+        &self.text[self.id_at as usize - length..][..length]
+    }
+
+    /// The same in lower case.
+    pub fn lower_key(&self) -> &str {
+        &self.text[..self.key_len as usize]
     }
 
     /// Element 0 of the list.
     pub fn id(&self) -> &str {
-        &self.id
+        &self.text[self.id_at as usize..]
     }
 
     /// The usable backends, in the list's order. Never empty.
@@ -137,7 +164,7 @@ impl Frontend {
 
     /// The first slot of this backend.
     pub fn slot_at(&self, origin: &Origin) -> Option<&Slot> {
-        self.slots.iter().find(|slot| **slot.backend.origin() == *origin)
+        self.slots.iter().find(|slot| slot.backend.origin() == origin)
     }
 
     /// The first slot of the backend that this URL means, however it is spelled.
@@ -147,12 +174,17 @@ impl Frontend {
 
     /// Finds its slots by their backends' tags. Made at the first call, with what tells the tags.
     pub(super) fn tags(&self, make: impl FnOnce() -> Tags) -> &Tags {
-        self.tags.get_or_init(|| Box::new(make()))
+        self.rest().tags.get_or_init(make)
+    }
+
+    /// Where retries are in their turns.
+    pub(super) fn retry_cursor(&self) -> &AtomicUsize {
+        &self.rest().retry_cursor
     }
 
     /// What its requests' retries are counted by.
     pub fn retry_budget(&self) -> &RetryBudget {
-        self.budget.get_or_init(Arc::default)
+        self.rest().budget.get_or_init(Arc::default)
     }
 
     /// A slot whose backend is alive at `now` and not `excluded`; `None` if there is none. `place` is given the number of those
@@ -173,7 +205,7 @@ impl Frontend {
             // A mark that lands between the two passes shortens the second; its first slot then stands in.
             return if count == 0 { None } else { eligible().nth(place(count)).or_else(|| eligible().next()) };
         }
-        let alive = self.alive.at(now, &self.slots);
+        let alive = self.rest().alive.at(now, &self.slots);
         if alive.is_empty() {
             return None;
         }

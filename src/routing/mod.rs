@@ -7,6 +7,7 @@
 mod alive;
 mod backend;
 mod budget;
+mod endpoint;
 mod frontend;
 mod host;
 mod origin;
@@ -22,6 +23,7 @@ use crate::clock::Moment;
 
 pub use backend::Backend;
 pub use budget::RetryBudget;
+pub use endpoint::{Endpoint, Endpoints};
 pub use frontend::{Choice, Frontend, Slot, Tried};
 pub use host::{Host, HostError};
 pub use origin::{BackendError, Origin, OriginHost};

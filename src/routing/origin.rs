@@ -4,9 +4,8 @@ use std::{
     fmt,
     hash::{Hash, Hasher},
     net::{IpAddr, Ipv6Addr},
+    sync::Arc,
 };
-
-use http::HeaderValue;
 
 /// Where connections go. Backends of different frontends with the same origin share their pooled connections.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -25,7 +24,7 @@ pub enum OriginHost {
     /// A literal address, which needs no look-up and leaves the request's `Host` alone.
     Ip(IpAddr),
     /// A name, whose addresses may change and which replaces the request's `Host`. It is compared without regard to case.
-    Name(HeaderValue),
+    Name(Arc<str>),
 }
 
 /// Why a list element cannot be a backend.
@@ -103,17 +102,12 @@ impl OriginHost {
         }
         match text.parse::<IpAddr>() {
             Ok(address) => Ok(Self::Ip(address)),
-            Err(_) => HeaderValue::from_str(text).map(Self::Name).map_err(|_| BackendError::Host),
+            Err(_) => Ok(Self::Name(text.into())),
         }
     }
 
-    /// The name, where it is one. Names are ASCII, and so a name always has a text.
+    /// The name, where it is one.
     pub fn name(&self) -> Option<&str> {
-        self.header().and_then(|name| name.to_str().ok())
-    }
-
-    /// The name, where it is one, as a `Host` header.
-    pub fn header(&self) -> Option<&HeaderValue> {
         match self {
             Self::Ip(_) => None,
             Self::Name(name) => Some(name),
@@ -125,7 +119,7 @@ impl PartialEq for OriginHost {
     fn eq(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Ip(one), Self::Ip(other)) => one == other,
-            (Self::Name(one), Self::Name(other)) => one.as_bytes().eq_ignore_ascii_case(other.as_bytes()),
+            (Self::Name(one), Self::Name(other)) => one.eq_ignore_ascii_case(other),
             (Self::Ip(_), Self::Name(_)) | (Self::Name(_), Self::Ip(_)) => false,
         }
     }
@@ -154,10 +148,7 @@ impl fmt::Display for Origin {
         match &self.host {
             OriginHost::Ip(IpAddr::V6(address)) => write!(f, "{scheme}://[{address}]:{}", self.port),
             OriginHost::Ip(address) => write!(f, "{scheme}://{address}:{}", self.port),
-            host @ OriginHost::Name(_) => {
-                let name = host.name().unwrap_or("?").to_ascii_lowercase();
-                write!(f, "{scheme}://{name}:{}", self.port)
-            }
+            OriginHost::Name(name) => write!(f, "{scheme}://{}:{}", name.to_ascii_lowercase(), self.port),
         }
     }
 }

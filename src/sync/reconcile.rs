@@ -10,10 +10,11 @@ use std::{
 };
 
 use bytes::Bytes;
+use foldhash::quality::RandomState;
 
 use crate::{
     clock::Moment,
-    routing::{Backend, BackendError, Frontend, Origin, Slot, Snapshot},
+    routing::{Backend, BackendError, Endpoint, Endpoints, Frontend, Origin, Slot, Snapshot},
     store::{DeadSet, List, Record},
 };
 
@@ -26,8 +27,11 @@ pub struct Table {
     variants: HashMap<Box<str>, BTreeMap<Box<str>, Arc<Frontend>>>,
     /// For each key with a dead set: the backend that each of its indexes meant when it appeared.
     dead: HashMap<Box<str>, BTreeMap<usize, Arc<Backend>>>,
+    endpoints: Endpoints,
     spares_marks: bool,
     has_retired: bool,
+    /// How many backends have been retired since endpoints without one were looked for.
+    retired: usize,
 }
 
 /// What applying one record did.
@@ -71,13 +75,28 @@ impl Table {
         std::mem::take(&mut self.has_retired)
     }
 
+    /// Gives back what is left of backends that are gone, once they are many. To be called now and then, when the snapshots
+    /// that had them are no longer in use.
+    pub fn tidy(&mut self) {
+        if self.retired > (self.endpoints.count() / 4).max(FEW) {
+            self.endpoints.forget_unused();
+            self.retired = 0;
+        }
+    }
+
     /// Brings the table into agreement with one host's record, read at `now`.
     pub fn apply(&mut self, record: &Record, now: Moment) -> Applied {
         let mut applied = Applied::default();
         match &record.list {
             Some(List::Elements(elements)) => {
-                let frontend = self.build(&record.host, elements, &mut applied.malformed);
-                applied.changed = self.put(&record.host, frontend);
+                let held = self.frontend(&record.host).cloned();
+                if !is_unchanged(held.as_deref(), elements) {
+                    let mut endpoints = std::mem::take(&mut self.endpoints);
+                    let known = |url: &str| endpoints.get(url);
+                    let frontend = self.build(&record.host, elements, known, &mut applied.malformed);
+                    self.endpoints = endpoints;
+                    applied.changed = self.put(&record.host, held.as_deref(), frontend);
+                }
                 if applied.changed {
                     self.respell_dead(&record.host);
                 }
@@ -105,7 +124,7 @@ impl Table {
     /// it has the backend.
     pub fn remark(&self, host: &str, url: &str, dead: &DeadSet, now: Moment) -> bool {
         let Ok(origin) = Origin::parse(url) else { return false };
-        let is_meant = |backend: &Arc<Backend>| **backend.origin() == origin;
+        let is_meant = |backend: &Arc<Backend>| *backend.origin() == origin;
         let known = self.dead.get(host).into_iter().flat_map(BTreeMap::values).find(|backend| is_meant(backend));
         let listed = || {
             let mut slots = self.frontend(host)?.slots().iter().filter(|slot| is_meant(&slot.backend));
@@ -150,8 +169,11 @@ impl Table {
         let Some(List::Elements(elements)) = &record.list else {
             return false;
         };
-        let built = self.build(&record.host, elements, &mut Vec::new());
-        match (self.frontend(&record.host), &built) {
+        let held = self.frontend(&record.host);
+        if is_unchanged(held.map(Arc::as_ref), elements) {
+            return false;
+        }
+        match (held, &self.build_apart(&record.host, elements)) {
             (None, None) => false,
             (Some(held), Some(built)) => !same(held, built),
             _ => true,
@@ -165,7 +187,8 @@ impl Table {
         };
         // With fewer than two elements there is no backend; whether others are any is looked at only where it matters.
         self.frontend(&record.host).is_some()
-            && (elements.len() < 2 || self.build(&record.host, elements, &mut Vec::new()).is_none())
+            && (elements.len() < 2
+                || elements[1..].iter().all(|element| Origin::parse(&String::from_utf8_lossy(element)).is_err()))
     }
 
     /// Each index of a dead set that is known, with its key and the backend that it meant.
@@ -203,16 +226,27 @@ impl Table {
             .or_else(|| self.variants.get(lower.as_str())?.get(host))
     }
 
-    fn build(&self, host: &str, elements: &[Bytes], malformed: &mut Vec<Malformed>) -> Option<Frontend> {
+    /// What [`Table::build`] makes, beside the table.
+    fn build_apart(&self, host: &str, elements: &[Bytes]) -> Option<Frontend> {
+        self.build(host, elements, |url| Endpoint::parse(url).map(Arc::new), &mut Vec::new())
+    }
+
+    fn build(
+        &self,
+        host: &str,
+        elements: &[Bytes],
+        mut endpoint: impl FnMut(&str) -> Result<Arc<Endpoint>, BackendError>,
+        malformed: &mut Vec<Malformed>,
+    ) -> Option<Frontend> {
         let (id, urls) = elements.split_first()?;
         let previous = self.frontend(host);
-        let mut backends = self.known_backends(host, previous);
+        let mut backends = self.known_backends(host, previous, urls.len());
         let mut slots = Vec::with_capacity(urls.len());
         for (index, element) in urls.iter().enumerate() {
             // Bytes that are no text are no harm in a path, and in a host they are refused.
             let url = String::from_utf8_lossy(element);
-            match Origin::parse(&url) {
-                Ok(origin) => slots.push(Slot { index, backend: backends.listed_as(&url, origin) }),
+            match endpoint(&url) {
+                Ok(endpoint) => slots.push(Slot { index, backend: backends.listed_at(endpoint) }),
                 Err(error) => malformed.push(Malformed::Backend { index, url: excerpt(&url).into_owned(), error }),
             }
         }
@@ -225,22 +259,22 @@ impl Table {
 
     /// The backend objects that already stand for backends of this host, so that marks survive any edit of the list, even one
     /// that removes the whole list and writes it anew while the dead set stands.
-    fn known_backends(&self, host: &str, previous: Option<&Arc<Frontend>>) -> Backends {
+    fn known_backends(&self, host: &str, previous: Option<&Arc<Frontend>>, room: usize) -> Backends {
         let dead = self.dead.get(host).into_iter().flat_map(BTreeMap::values);
         let listed = previous.into_iter().flat_map(|frontend| frontend.slots()).map(|slot| &slot.backend);
-        let known = dead.chain(listed).map(|backend| (Arc::clone(backend.origin()), (Arc::clone(backend), false)));
-        Backends(known.collect())
+        let mut known = HashMap::with_capacity_and_hasher(room, RandomState::default());
+        known.extend(dead.chain(listed).map(|backend| (backend.origin().clone(), (Arc::clone(backend), false))));
+        Backends(known)
     }
 
-    /// Files a frontend under its host; returns whether the snapshot changed.
-    fn put(&mut self, host: &str, frontend: Option<Frontend>) -> bool {
-        let held = self.frontend(host).cloned();
-        match (&held, &frontend) {
+    /// Files a frontend under its host, where `held` was; returns whether the snapshot changed.
+    fn put(&mut self, host: &str, held: Option<&Frontend>, frontend: Option<Frontend>) -> bool {
+        match (held, &frontend) {
             (None, None) => return false,
             (Some(held), Some(new)) if same(held, new) => return false,
             _ => {}
         }
-        self.retire(held.as_deref(), frontend.as_ref());
+        self.retire(held, frontend.as_ref());
         let frontend = frontend.map(Arc::new);
         let lower = host.to_ascii_lowercase();
         if lower != host {
@@ -257,7 +291,7 @@ impl Table {
             }
             self.fall_back(&lower);
         } else if let Some(frontend) = frontend {
-            self.snapshot.insert(&lower, frontend);
+            self.snapshot.insert(frontend);
         } else {
             self.fall_back(&lower);
         }
@@ -268,13 +302,17 @@ impl Table {
     /// the list may come back with it.
     fn retire<'a>(&mut self, held: Option<&'a Frontend>, new: Option<&'a Frontend>) {
         let slots = |frontend: Option<&'a Frontend>| frontend.into_iter().flat_map(Frontend::slots);
-        let listed: HashSet<_> = slots(new).map(|slot| Arc::as_ptr(&slot.backend)).collect();
         for slot in slots(new) {
             slot.backend.set_retired(false);
         }
+        if held.is_none() {
+            return;
+        }
+        let listed: HashSet<_> = slots(new).map(|slot| Arc::as_ptr(&slot.backend)).collect();
         for slot in slots(held).filter(|slot| !listed.contains(&Arc::as_ptr(&slot.backend))) {
             slot.backend.set_retired(true);
             self.has_retired = true;
+            self.retired += 1;
         }
     }
 
@@ -293,7 +331,7 @@ impl Table {
     /// Lets the first of the other spellings answer for a host whose lower-case key has no route.
     fn fall_back(&mut self, lower: &str) {
         match self.variants.get(lower).and_then(|spellings| spellings.values().next()) {
-            Some(frontend) => self.snapshot.insert(lower, Arc::clone(frontend)),
+            Some(frontend) => self.snapshot.insert(Arc::clone(frontend)),
             None => self.snapshot.remove(lower),
         }
     }
@@ -333,19 +371,19 @@ impl Table {
 }
 
 /// One object for each backend of a host, and whether the list that is being read has named it yet.
-struct Backends(HashMap<Arc<Origin>, (Arc<Backend>, bool)>);
+struct Backends(HashMap<Origin, (Arc<Backend>, bool), RandomState>);
 
 impl Backends {
     /// The object for an element of the list. Its first spelling there counts.
-    fn listed_as(&mut self, url: &str, origin: Origin) -> Arc<Backend> {
-        let Some((backend, is_listed)) = self.0.get_mut(&origin) else {
-            let origin = Arc::new(origin);
-            let backend = Arc::new(Backend::new(url, Arc::clone(&origin)));
+    fn listed_at(&mut self, endpoint: Arc<Endpoint>) -> Arc<Backend> {
+        let Some((backend, is_listed)) = self.0.get_mut(endpoint.origin()) else {
+            let origin = endpoint.origin().clone();
+            let backend = Arc::new(Backend::new(endpoint));
             self.0.insert(origin, (Arc::clone(&backend), true));
             return backend;
         };
-        if !std::mem::replace(is_listed, true) && backend.url() != url.trim_ascii() {
-            *backend = Arc::new(backend.respelled(url, origin));
+        if !std::mem::replace(is_listed, true) && backend.url() != endpoint.url() {
+            *backend = Arc::new(backend.respelled(endpoint));
         }
         Arc::clone(backend)
     }
@@ -363,12 +401,26 @@ pub(super) fn excerpt(value: &str) -> Cow<'_, str> {
     }
 }
 
+/// Whether a list surely says what is held already, which is so for nearly all of what a resync reads. Compares texts alone,
+/// so that a list with junk, or with two spellings of a backend, never is.
+fn is_unchanged(held: Option<&Frontend>, elements: &[Bytes]) -> bool {
+    let Some((held, (id, urls))) = held.zip(elements.split_first()) else {
+        return held.is_none() && elements.is_empty();
+    };
+    held.id().as_bytes() == &**id
+        && [held.listed(), held.slots().len()] == [urls.len(); 2]
+        && held.slots().iter().zip(urls).all(|(slot, url)| slot.backend.url().as_bytes() == url.trim_ascii())
+}
+
 fn same(held: &Frontend, new: &Frontend) -> bool {
     let shape = |frontend: &Frontend| (frontend.listed(), frontend.slots().len());
     held.id() == new.id()
         && shape(held) == shape(new)
         && held.slots().iter().zip(new.slots()).all(|(a, b)| a.index == b.index && Arc::ptr_eq(&a.backend, &b.backend))
 }
+
+/// Fewer backends than this are not worth giving back what is left of them.
+const FEW: usize = 1_000;
 
 /// Characters of a malformed value that are logged.
 const EXCERPT: usize = 200;

@@ -203,7 +203,7 @@ const MOMENT: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
 mod tests {
-    use std::{io::Write, sync::Arc};
+    use std::io::Write;
 
     use prometheus::{IntCounter, IntGauge};
     use tokio::task::LocalSet;
@@ -223,7 +223,7 @@ mod tests {
         let idle = IntGauge::new("name", "help").unwrap();
         let pool = Pool::new(Traffic { dials: counter(), reuses: counter(), idle });
         let (connection, mut far) = connected().await;
-        let origin = Arc::clone(connection.backend().origin());
+        let origin = connection.backend().origin().clone();
         Answering::new(Box::new(connection), BodyReading::new(Framing::None), None, reuse, &pool).give_back();
         let at_once = pool.take(&origin, true);
         far.write_all(surplus).unwrap();

@@ -4,7 +4,6 @@ use std::{
     cell::{Cell, RefCell},
     collections::{HashMap, VecDeque},
     rc::Rc,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -27,7 +26,7 @@ pub struct Traffic {
 
 /// One worker's kept connections, by origin. The one used last is used first, so that after a burst the surplus ages out.
 pub struct Pool {
-    idle: RefCell<HashMap<Arc<Origin>, VecDeque<Idle>, RandomState>>,
+    idle: RefCell<HashMap<Origin, VecDeque<Idle>, RandomState>>,
     /// When it was last looked over.
     now: Cell<Instant>,
     traffic: Traffic,
@@ -57,7 +56,7 @@ impl Pool {
 
     /// Takes a connection that is still open, as far as has been announced; and as far as can be told at all, where `is_sure`
     /// is wanted. While a worker has much to do, what has been announced may be milliseconds old.
-    pub fn take(&self, origin: &Arc<Origin>, is_sure: bool) -> Option<Box<Connection>> {
+    pub fn take(&self, origin: &Origin, is_sure: bool) -> Option<Box<Connection>> {
         let mut all = self.idle.borrow_mut();
         let kept = all.get_mut(origin)?;
         while let Some(mut idle) = kept.pop_back() {
@@ -77,7 +76,7 @@ impl Pool {
             return;
         }
         let mut all = self.idle.borrow_mut();
-        let kept = all.entry(Arc::clone(connection.backend().origin())).or_default();
+        let kept = all.entry(connection.backend().origin().clone()).or_default();
         if kept.len() >= MOST_PER_ORIGIN && kept.pop_front().is_some() {
             self.traffic.idle.dec();
         }

@@ -11,7 +11,7 @@ impl Frontend {
     /// Round robin over the backends that are alive at `now` and not in `tried`; exactly even while these stay the same, and
     /// nearly so for the retries of a long list. `None` if there is none.
     pub fn choose(&self, now: Moment, tried: &Tried) -> Option<Choice> {
-        let cursor = if tried.is_empty() { &self.cursor } else { &self.retry_cursor };
+        let cursor = if tried.is_empty() { &self.cursor } else { self.retry_cursor() };
         let turn = |count| cursor.fetch_add(1, Ordering::Relaxed) % count;
         self.pick(now, |backend| tried.contains(backend), turn).map(Choice::of)
     }

@@ -328,6 +328,7 @@ impl Syncer {
         let snapshot = self.table.snapshot();
         let frontends = snapshot.len();
         self.routes.publish(snapshot);
+        self.table.tidy();
         // Only what is in force is told.
         for (gauge, number) in [(&self.metrics.frontends, frontends), (&self.metrics.held, self.kept)] {
             gauge.set(i64::try_from(number).unwrap_or(i64::MAX));

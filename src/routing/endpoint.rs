@@ -1,0 +1,137 @@
+//! What a list element says of a backend: the same for all frontends that name it.
+
+use std::{
+    borrow::Borrow,
+    collections::HashSet,
+    hash::{Hash, Hasher},
+    sync::Arc,
+};
+
+use foldhash::quality::RandomState;
+
+use super::{BackendError, Origin, origin::Parts};
+
+/// A backend's URL, and where that is.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    url: Box<str>,
+    origin: Origin,
+}
+
+impl Endpoint {
+    /// Reads a list element such as `http://10.0.0.1:8080`, `https://name` or `10.0.0.1:8080`.
+    ///
+    /// # Errors
+    /// When it is no backend's.
+    pub fn parse(element: &str) -> Result<Self, BackendError> {
+        Ok(Self { url: element.trim_ascii().into(), origin: Origin::parse(element)? })
+    }
+
+    /// The list element without the white space around it.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Host and port as the list element has them.
+    pub fn address(&self) -> &str {
+        Parts::of(&self.url).address()
+    }
+
+    /// The list element's path; may be empty. Requests ignore it.
+    pub fn path(&self) -> &str {
+        Parts::of(&self.url).path()
+    }
+
+    /// Where to connect.
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+}
+
+/// Each endpoint once, however many frontends share it.
+#[derive(Default)]
+pub struct Endpoints {
+    known: HashSet<ByUrl, RandomState>,
+    /// How many there may be before those that nobody uses any more are looked for.
+    most: usize,
+}
+
+impl Endpoints {
+    /// The endpoint of a list element.
+    ///
+    /// # Errors
+    /// When it is no backend's.
+    pub fn get(&mut self, element: &str) -> Result<Arc<Endpoint>, BackendError> {
+        if let Some(ByUrl(endpoint)) = self.known.get(element.trim_ascii()) {
+            return Ok(Arc::clone(endpoint));
+        }
+        let endpoint = Arc::new(Endpoint::parse(element)?);
+        if self.known.len() >= self.most {
+            self.forget_unused();
+            self.most = (self.known.len() * 2).max(FEW);
+        }
+        self.known.insert(ByUrl(Arc::clone(&endpoint)));
+        Ok(endpoint)
+    }
+
+    /// Lets go of those that nobody else holds, and of the room that they took.
+    pub fn forget_unused(&mut self) {
+        let before = self.known.len();
+        self.known.retain(|ByUrl(endpoint)| Arc::strong_count(endpoint) > 1);
+        if self.known.len() < before / 2 {
+            self.known.shrink_to_fit();
+            self.most = (self.known.len() * 2).max(FEW);
+        }
+    }
+
+    /// How many are known.
+    pub fn count(&self) -> usize {
+        self.known.len()
+    }
+}
+
+struct ByUrl(Arc<Endpoint>);
+
+impl Borrow<str> for ByUrl {
+    fn borrow(&self) -> &str {
+        self.0.url()
+    }
+}
+
+impl Hash for ByUrl {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.url().hash(state);
+    }
+}
+
+impl PartialEq for ByUrl {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.url() == other.0.url()
+    }
+}
+
+impl Eq for ByUrl {}
+
+/// Fewer endpoints than this are not worth looking through.
+const FEW: usize = 1_024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_is_held_once_and_as_long_as_it_is_used() {
+        let mut endpoints = Endpoints::default();
+        let one = endpoints.get("http://a:80/\n").unwrap();
+        assert!(Arc::ptr_eq(&one, &endpoints.get(" http://a:80/").unwrap()));
+        assert!(!Arc::ptr_eq(&one, &endpoints.get("http://a:80").unwrap()), "it is spelled otherwise");
+        assert_eq!(endpoints.get("junk url"), Err(BackendError::Host));
+        endpoints.forget_unused();
+        assert_eq!(endpoints.count(), 1);
+        drop(one);
+        for number in 0..10 * FEW {
+            endpoints.get(&format!("http://b{number}")).unwrap();
+        }
+        assert!(endpoints.count() <= FEW, "{}", endpoints.count());
+    }
+}
