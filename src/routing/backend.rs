@@ -9,6 +9,8 @@ use std::{
     time::Duration,
 };
 
+use once_cell::race::OnceBox;
+
 use super::{BackendError, Endpoint, alive::note_change};
 use crate::clock::Moment;
 
@@ -21,7 +23,7 @@ pub struct Backend {
     pub(super) in_flight: AtomicU32,
     is_retired: AtomicBool,
     /// Made when it is first needed: most backends of a large table have none for long.
-    rest: OnceLock<Box<Rest>>,
+    rest: OnceBox<Rest>,
 }
 
 /// What only some backends have.
@@ -56,7 +58,7 @@ impl Backend {
             dead_until: AtomicU64::new(0),
             in_flight: AtomicU32::new(0),
             is_retired: AtomicBool::new(false),
-            rest: OnceLock::new(),
+            rest: OnceBox::new(),
         }
     }
 

@@ -1,13 +1,9 @@
 //! What a list element says of a backend: the same for all frontends that name it.
 
-use std::{
-    borrow::Borrow,
-    collections::HashSet,
-    hash::{Hash, Hasher},
-    sync::Arc,
-};
+use std::{hash::BuildHasher, sync::Arc};
 
 use foldhash::quality::RandomState;
+use hashbrown::{HashTable, hash_table::Entry};
 
 use super::{BackendError, Origin, origin::Parts};
 
@@ -51,7 +47,8 @@ impl Endpoint {
 /// Each endpoint once, however many frontends share it.
 #[derive(Default)]
 pub struct Endpoints {
-    known: HashSet<ByUrl, RandomState>,
+    known: HashTable<Arc<Endpoint>>,
+    hasher: RandomState,
     /// How many there may be before those that nobody uses any more are looked for.
     most: usize,
 }
@@ -62,26 +59,31 @@ impl Endpoints {
     /// # Errors
     /// When it is no backend's.
     pub fn get(&mut self, element: &str) -> Result<Arc<Endpoint>, BackendError> {
-        if let Some(ByUrl(endpoint)) = self.known.get(element.trim_ascii()) {
-            return Ok(Arc::clone(endpoint));
-        }
-        let endpoint = Arc::new(Endpoint::parse(element)?);
         if self.known.len() >= self.most {
             self.forget_unused();
-            self.most = (self.known.len() * 2).max(FEW);
         }
-        self.known.insert(ByUrl(Arc::clone(&endpoint)));
-        Ok(endpoint)
+        let Self { known, hasher, .. } = self;
+        let url = element.trim_ascii();
+        let hash = |endpoint: &Arc<Endpoint>| hasher.hash_one(endpoint.url());
+        match known.entry(hasher.hash_one(url), |endpoint| endpoint.url() == url, hash) {
+            Entry::Occupied(entry) => Ok(Arc::clone(entry.get())),
+            Entry::Vacant(entry) => {
+                let endpoint = Arc::new(Endpoint::parse(url)?);
+                entry.insert(Arc::clone(&endpoint));
+                Ok(endpoint)
+            }
+        }
     }
 
     /// Lets go of those that nobody else holds, and of the room that they took.
     pub fn forget_unused(&mut self) {
-        let before = self.known.len();
-        self.known.retain(|ByUrl(endpoint)| Arc::strong_count(endpoint) > 1);
-        if self.known.len() < before / 2 {
-            self.known.shrink_to_fit();
-            self.most = (self.known.len() * 2).max(FEW);
+        let Self { known, hasher, .. } = self;
+        let before = known.len();
+        known.retain(|endpoint| Arc::strong_count(endpoint) > 1);
+        if known.len() < before / 2 {
+            known.shrink_to_fit(|endpoint| hasher.hash_one(endpoint.url()));
         }
+        self.most = (known.len() * 2).max(FEW);
     }
 
     /// How many are known.
@@ -89,28 +91,6 @@ impl Endpoints {
         self.known.len()
     }
 }
-
-struct ByUrl(Arc<Endpoint>);
-
-impl Borrow<str> for ByUrl {
-    fn borrow(&self) -> &str {
-        self.0.url()
-    }
-}
-
-impl Hash for ByUrl {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.url().hash(state);
-    }
-}
-
-impl PartialEq for ByUrl {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.url() == other.0.url()
-    }
-}
-
-impl Eq for ByUrl {}
 
 /// Fewer endpoints than this are not worth looking through.
 const FEW: usize = 1_024;

@@ -5,6 +5,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
+use once_cell::race::OnceBox;
 use smallvec::SmallVec;
 
 use super::{Backend, Origin, RetryBudget, alive::AliveSlots, policy::Tags};
@@ -17,11 +18,11 @@ pub struct Frontend {
     text: Box<str>,
     key_len: u32,
     id_at: u32,
+    listed: u32,
     slots: Box<[Slot]>,
-    listed: usize,
     pub(super) cursor: AtomicUsize,
     /// Made when it is first needed: most frontends of a large table have none for long.
-    rest: OnceLock<Box<Rest>>,
+    rest: OnceBox<Rest>,
 }
 
 /// What only busy frontends need.
@@ -95,16 +96,17 @@ impl Frontend {
             text.push_str(key);
         }
         // No key or list comes near such a length: Redis allows 512 megabytes.
-        let (key_len, id_at) = (u32::try_from(key.len()).ok()?, u32::try_from(text.len()).ok()?);
+        let [key_len, id_at, listed] = [key.len(), text.len(), listed].map(u32::try_from);
+        let (key_len, id_at, listed) = (key_len.ok()?, id_at.ok()?, listed.ok()?);
         text.push_str(id);
         Some(Self {
             text: text.into(),
             key_len,
             id_at,
-            slots: slots.into(),
             listed,
+            slots: slots.into(),
             cursor: AtomicUsize::new(0),
-            rest: OnceLock::new(),
+            rest: OnceBox::new(),
         })
     }
 
@@ -115,7 +117,7 @@ impl Frontend {
         if let Some(budget) =
             previous.rest.get().map(|rest| rest.budget.clone()).filter(|budget| budget.get().is_some())
         {
-            self.rest = OnceLock::from(Box::new(Rest { budget, ..Rest::default() }));
+            self.rest = OnceBox::with_value(Box::new(Rest { budget, ..Rest::default() }));
         }
         self
     }
@@ -147,7 +149,7 @@ impl Frontend {
 
     /// How many backends the list has, malformed ones included.
     pub fn listed(&self) -> usize {
-        self.listed
+        self.listed as usize
     }
 
     /// Whether there is no backend but one, however often that is listed.

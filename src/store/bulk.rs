@@ -25,6 +25,14 @@ pub(super) struct Bulk {
     /// the next one's.
     stream: Option<Box<dyn Stream>>,
     input: BytesMut,
+    /// What was asked for ahead.
+    ahead: Option<Ahead>,
+}
+
+enum Ahead {
+    /// So many replies are still to come.
+    Expected(usize),
+    Arrived(Vec<BytesFrame>),
 }
 
 trait Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
@@ -82,7 +90,7 @@ impl Bulk {
         let password = password.map_err(|cause| StoreError::PasswordFile { server: server.to_string(), cause })?;
         let connecting = timeout(limit, connect(server)).await;
         let stream = connecting.map_err(|_| silent(server, limit))?.map_err(|error| broken(server, error))?;
-        let mut bulk = Self { server: server.clone(), stream: Some(stream), input: BytesMut::new() };
+        let mut bulk = Self { server: server.clone(), stream: Some(stream), input: BytesMut::new(), ahead: None };
         let mut commands = Commands::default();
         if let Some(password) = password {
             let user = server.login.user.as_deref();
@@ -100,22 +108,49 @@ impl Bulk {
 
     /// Sends commands, and waits for as many replies. The limit is for each silence of the server's.
     pub async fn ask(&mut self, commands: &Commands, limit: Duration) -> Result<Vec<BytesFrame>, StoreError> {
-        let Some(mut stream) = self.stream.take() else {
-            return Err(broken(&self.server, io::ErrorKind::BrokenPipe.into()));
-        };
+        if let Some(Ahead::Expected(count)) = self.ahead {
+            self.ahead = Some(Ahead::Arrived(self.receive(count, limit).await?));
+        }
+        self.send(commands, limit).await?;
+        self.receive(commands.count, limit).await
+    }
+
+    /// Sends commands whose replies are to be taken later, so that the server has something to do meanwhile.
+    pub async fn ask_ahead(&mut self, commands: &Commands, limit: Duration) -> Result<(), StoreError> {
+        self.ahead = Some(Ahead::Expected(commands.count));
+        self.send(commands, limit).await
+    }
+
+    /// The replies to what was asked for ahead; none if nothing was.
+    pub async fn take_ahead(&mut self, limit: Duration) -> Result<Vec<BytesFrame>, StoreError> {
+        match self.ahead.take() {
+            None => Ok(Vec::new()),
+            Some(Ahead::Expected(count)) => self.receive(count, limit).await,
+            Some(Ahead::Arrived(replies)) => Ok(replies),
+        }
+    }
+
+    async fn send(&mut self, commands: &Commands, limit: Duration) -> Result<(), StoreError> {
+        let mut stream = self.stream.take().ok_or_else(|| self.given_up())?;
         let writing = timeout(limit, stream.write_all(&commands.text)).await;
         writing.map_err(|_| silent(&self.server, limit))?.map_err(|error| broken(&self.server, error))?;
-        let mut replies = Vec::with_capacity(commands.count);
+        self.stream = Some(stream);
+        Ok(())
+    }
+
+    async fn receive(&mut self, count: usize, limit: Duration) -> Result<Vec<BytesFrame>, StoreError> {
+        let mut stream = self.stream.take().ok_or_else(|| self.given_up())?;
+        let mut replies = Vec::with_capacity(count);
         let mut reading = Replies::default();
         loop {
-            while replies.len() < commands.count {
+            while replies.len() < count {
                 let length = reading.next(&self.input).map_err(|_| self.protocol("a pipeline"))?;
                 let Some(length) = length else { break };
                 let reply = decode_bytes(&self.input.split_to(length).freeze()).ok().flatten();
                 let (reply, _) = reply.ok_or_else(|| self.protocol("a pipeline"))?;
                 replies.push(reply);
             }
-            if replies.len() == commands.count {
+            if replies.len() == count {
                 break;
             }
             self.input.reserve(reading.wanted().clamp(LEAST_ROOM, MOST_ROOM));
@@ -128,8 +163,14 @@ impl Bulk {
         }
         self.stream = Some(stream);
         // The memory of a large reply is not kept.
-        self.input = BytesMut::new();
+        if self.input.is_empty() {
+            self.input = BytesMut::new();
+        }
         Ok(replies)
+    }
+
+    fn given_up(&self) -> StoreError {
+        broken(&self.server, io::ErrorKind::BrokenPipe.into())
     }
 
     /// Proves that the connection is answered, and keeps it from being idle, which servers may not suffer for long.

@@ -56,11 +56,15 @@ impl Pattern {
     }
 }
 
-/// One page of a scan.
-#[derive(Debug, PartialEq, Eq)]
+/// One page of a scan. The same name may come twice in one scan.
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Page {
-    /// What follows the prefix in the keys found. The same name may come twice in one scan.
-    pub names: Vec<String>,
+    /// What follows `frontend:` in the keys found.
+    pub hosts: Vec<String>,
+    /// What follows `dead:`.
+    pub dead_keys: Vec<String>,
+    /// What follows `tls:`.
+    pub certificates: Vec<String>,
     /// Where to go on; `None` at the end.
     pub next: Option<String>,
 }
@@ -178,14 +182,12 @@ impl Session {
         Ok(doubt)
     }
 
-    /// One page of the keys that match, beginning at `cursor` ("0" for the first). Redis looks at about `effort` keys for it.
-    pub async fn scan(&mut self, pattern: Pattern, cursor: &str, effort: u32) -> Result<Page, StoreError> {
-        let prefix = pattern.prefix();
+    /// One page of the keys, beginning at `cursor` ("0" for the first). Redis looks at about `effort` keys for it.
+    pub async fn scan(&mut self, cursor: &str, effort: u32) -> Result<Page, StoreError> {
         let mut commands = Commands::default();
-        commands.add_plain(&["SCAN", cursor, "MATCH", &format!("{prefix}*"), "COUNT", &effort.to_string()]);
-        let reply = self.ask(&commands).await?.next().ok_or_else(|| self.bulk.protocol("SCAN"))?;
-        let page = page_of(self.bulk.unless_error(reply)?, prefix);
-        page.ok_or_else(|| self.bulk.protocol("SCAN"))
+        ask_for_page(&mut commands, cursor, effort);
+        let reply = self.ask(&commands).await?.next();
+        self.page(reply)
     }
 
     /// Reads the lists of these hosts, in their order.
@@ -196,6 +198,27 @@ impl Session {
         }
         let replies = self.ask(&commands).await?;
         replies.map(|reply| self.list(reply)).collect()
+    }
+
+    /// Asks for the page of the keys at `next`, as [`Session::scan`] does, and for the lists of these hosts. The answers are for
+    /// [`Session::take_ahead`] to take; meanwhile Redis has something to do.
+    pub async fn ask_ahead(&mut self, hosts: &[String], next: Option<&str>, effort: u32) -> Result<(), StoreError> {
+        let mut commands = Commands::default();
+        if let Some(cursor) = next {
+            ask_for_page(&mut commands, cursor, effort);
+        }
+        for host in hosts {
+            ask_for_list(&mut commands, host);
+        }
+        self.bulk.ask_ahead(&commands, COMMAND_LIMIT).await
+    }
+
+    /// The lists that were asked for ahead, and the page, where one was.
+    pub async fn take_ahead(&mut self, has_page: bool) -> Result<(Vec<List>, Option<Page>), StoreError> {
+        let mut replies = self.bulk.take_ahead(COMMAND_LIMIT).await?.into_iter();
+        let page = if has_page { Some(self.page(replies.next())?) } else { None };
+        let lists = replies.map(|reply| self.list(reply)).collect::<Result<_, _>>()?;
+        Ok((lists, page))
     }
 
     /// Reads the dead sets of these hosts, in their order.
@@ -243,6 +266,12 @@ impl Session {
             Ok(Record { host, list: Some(self.list(list)?), dead: Some(self.dead_set(&mut replies)?) })
         };
         hosts.into_iter().map(record).collect()
+    }
+
+    fn page(&self, reply: Option<BytesFrame>) -> Result<Page, StoreError> {
+        let malformed = || self.bulk.protocol("SCAN");
+        let reply = self.bulk.unless_error(reply.ok_or_else(malformed)?)?;
+        page_of(reply).ok_or_else(malformed)
     }
 
     async fn ask(&mut self, commands: &Commands) -> Result<impl Iterator<Item = BytesFrame> + use<>, StoreError> {
@@ -299,6 +328,10 @@ impl Session {
     }
 }
 
+fn ask_for_page(commands: &mut Commands, cursor: &str, effort: u32) {
+    commands.add_plain(&["SCAN", cursor, "MATCH", OUR_KEYS, "COUNT", &effort.to_string()]);
+}
+
 fn ask_for_list(commands: &mut Commands, host: &str) {
     commands.add("LRANGE", [FRONTEND_PREFIX, host], &["0", "-1"]);
 }
@@ -309,16 +342,21 @@ fn ask_for_dead_set(commands: &mut Commands, host: &str) {
 }
 
 /// What SCAN has answered; `None` if it is not of SCAN's form.
-fn page_of(reply: BytesFrame, prefix: &str) -> Option<Page> {
+fn page_of(reply: BytesFrame) -> Option<Page> {
     let BytesFrame::Array(parts) = reply else { return None };
     let [cursor, BytesFrame::Array(keys)] = <[BytesFrame; 2]>::try_from(parts).ok()? else { return None };
     let cursor = String::from_utf8(text_of(cursor)?.into()).ok()?;
-    // A name that is not UTF-8 can be asked for by no client.
-    let names = keys.into_iter().filter_map(|key| {
-        let key = text_of(key)?;
-        Some(str::from_utf8(&key).ok()?.strip_prefix(prefix)?.to_owned())
-    });
-    Some(Page { names: names.collect(), next: Some(cursor).filter(|cursor| cursor != "0") })
+    let mut page = Page { next: Some(cursor).filter(|cursor| cursor != "0"), ..Page::default() };
+    for key in keys.into_iter().filter_map(text_of) {
+        // A name that is not UTF-8 can be asked for by no client.
+        match str::from_utf8(&key).ok().and_then(schema::subject_of_key) {
+            Some(Change::Host(host)) => page.hosts.push(host),
+            Some(Change::DeadKey(name)) => page.dead_keys.push(name),
+            Some(Change::Certificate(name)) => page.certificates.push(name),
+            Some(Change::Notice(_) | Change::Junk) | None => {}
+        }
+    }
+    Some(page)
 }
 
 fn text_of(reply: BytesFrame) -> Option<Bytes> {
@@ -381,6 +419,9 @@ fn of_message(message: &Message) -> Arrival {
 
 /// How long a heartbeat may take before the server counts as frozen.
 const HEARTBEAT_LIMIT: Duration = Duration::from_secs(2);
+
+/// Matches what all our keys begin with, and little else: what else a database holds need not come over the network.
+const OUR_KEYS: &str = "[fdt][rel][oas]*";
 
 /// PTTL's answer where there is no key.
 const NO_KEY: i64 = -2;

@@ -10,7 +10,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use foldhash::quality::RandomState;
 
 use crate::{
     clock::Moment,
@@ -93,7 +92,7 @@ impl Table {
                 if !is_unchanged(held.as_deref(), elements) {
                     let mut endpoints = std::mem::take(&mut self.endpoints);
                     let known = |url: &str| endpoints.get(url);
-                    let frontend = self.build(&record.host, elements, known, &mut applied.malformed);
+                    let frontend = self.build(&record.host, elements, held.as_deref(), known, &mut applied.malformed);
                     self.endpoints = endpoints;
                     applied.changed = self.put(&record.host, held.as_deref(), frontend);
                 }
@@ -169,11 +168,12 @@ impl Table {
         let Some(List::Elements(elements)) = &record.list else {
             return false;
         };
-        let held = self.frontend(&record.host);
-        if is_unchanged(held.map(Arc::as_ref), elements) {
+        let held = self.frontend(&record.host).map(Arc::as_ref);
+        if is_unchanged(held, elements) {
             return false;
         }
-        match (held, &self.build_apart(&record.host, elements)) {
+        let endpoint = |url: &str| Endpoint::parse(url).map(Arc::new);
+        match (held, &self.build(&record.host, elements, held, endpoint, &mut Vec::new())) {
             (None, None) => false,
             (Some(held), Some(built)) => !same(held, built),
             _ => true,
@@ -185,10 +185,9 @@ impl Table {
         let Some(List::Elements(elements)) = &record.list else {
             return false;
         };
-        // With fewer than two elements there is no backend; whether others are any is looked at only where it matters.
-        self.frontend(&record.host).is_some()
-            && (elements.len() < 2
-                || elements[1..].iter().all(|element| Origin::parse(&String::from_utf8_lossy(element)).is_err()))
+        let Some(held) = self.frontend(&record.host) else { return false };
+        let is_backend = |element: &Bytes| Origin::parse(&String::from_utf8_lossy(element)).is_ok();
+        !is_unchanged(Some(held), elements) && !elements.iter().skip(1).any(is_backend)
     }
 
     /// Each index of a dead set that is known, with its key and the backend that it meant.
@@ -219,28 +218,23 @@ impl Table {
 
     /// The frontend of this very spelling, in force or not.
     fn frontend(&self, host: &str) -> Option<&Arc<Frontend>> {
-        let lower = host.to_ascii_lowercase();
-        self.snapshot
-            .get(&lower)
-            .filter(|frontend| frontend.key() == host)
-            .or_else(|| self.variants.get(lower.as_str())?.get(host))
-    }
-
-    /// What [`Table::build`] makes, beside the table.
-    fn build_apart(&self, host: &str, elements: &[Bytes]) -> Option<Frontend> {
-        self.build(host, elements, |url| Endpoint::parse(url).map(Arc::new), &mut Vec::new())
+        let lower = lower_case(host);
+        self.snapshot.get(&lower).filter(|frontend| frontend.key() == host).or_else(|| {
+            let spellings = if self.variants.is_empty() { None } else { self.variants.get(&*lower) };
+            spellings?.get(host)
+        })
     }
 
     fn build(
         &self,
         host: &str,
         elements: &[Bytes],
+        held: Option<&Frontend>,
         mut endpoint: impl FnMut(&str) -> Result<Arc<Endpoint>, BackendError>,
         malformed: &mut Vec<Malformed>,
     ) -> Option<Frontend> {
         let (id, urls) = elements.split_first()?;
-        let previous = self.frontend(host);
-        let mut backends = self.known_backends(host, previous, urls.len());
+        let mut backends = self.known_backends(host, held);
         let mut slots = Vec::with_capacity(urls.len());
         for (index, element) in urls.iter().enumerate() {
             // Bytes that are no text are no harm in a path, and in a host they are refused.
@@ -251,20 +245,24 @@ impl Table {
             }
         }
         let frontend = Frontend::new(host, &String::from_utf8_lossy(id), slots, urls.len())?;
-        Some(match previous {
-            Some(previous) => frontend.continuing(previous),
+        Some(match held {
+            Some(held) => frontend.continuing(held),
             None => frontend,
         })
     }
 
     /// The backend objects that already stand for backends of this host, so that marks survive any edit of the list, even one
     /// that removes the whole list and writes it anew while the dead set stands.
-    fn known_backends(&self, host: &str, previous: Option<&Arc<Frontend>>, room: usize) -> Backends {
-        let dead = self.dead.get(host).into_iter().flat_map(BTreeMap::values);
-        let listed = previous.into_iter().flat_map(|frontend| frontend.slots()).map(|slot| &slot.backend);
-        let mut known = HashMap::with_capacity_and_hasher(room, RandomState::default());
-        known.extend(dead.chain(listed).map(|backend| (backend.origin().clone(), (Arc::clone(backend), false))));
-        Backends(known)
+    fn known_backends(&self, host: &str, held: Option<&Frontend>) -> Backends {
+        let mut backends = Backends::default();
+        let listed = held.into_iter().flat_map(Frontend::slots).map(|slot| &slot.backend);
+        // Where there are two objects for one backend, the list's counts.
+        for backend in listed.chain(self.dead.get(host).into_iter().flat_map(BTreeMap::values)) {
+            if backends.find(backend.origin()).is_none() {
+                backends.add(backend, false);
+            }
+        }
+        backends
     }
 
     /// Files a frontend under its host, where `held` was; returns whether the snapshot changed.
@@ -276,15 +274,15 @@ impl Table {
         }
         self.retire(held, frontend.as_ref());
         let frontend = frontend.map(Arc::new);
-        let lower = host.to_ascii_lowercase();
+        let lower = lower_case(host);
         if lower != host {
-            let spellings = self.variants.entry(lower.as_str().into()).or_default();
+            let spellings = self.variants.entry((*lower).into()).or_default();
             match frontend {
                 Some(frontend) => spellings.insert(host.into(), frontend),
                 None => spellings.remove(host),
             };
             if spellings.is_empty() {
-                self.variants.remove(lower.as_str());
+                self.variants.remove(&*lower);
             }
             if self.snapshot.get(&lower).is_some_and(|held| held.key() == lower) {
                 return false;
@@ -318,7 +316,10 @@ impl Table {
 
     /// Lets the indexes of a dead set mean the objects that the list has now, where it spells a URL differently than before.
     fn respell_dead(&mut self, host: &str) {
-        let Some(frontend) = self.frontend(host).filter(|_| self.dead.contains_key(host)).cloned() else { return };
+        if !self.dead.contains_key(host) {
+            return;
+        }
+        let Some(frontend) = self.frontend(host).cloned() else { return };
         let listed: HashMap<_, _> =
             frontend.slots().iter().map(|slot| (slot.backend.origin(), &slot.backend)).collect();
         for backend in self.dead.get_mut(host).into_iter().flat_map(BTreeMap::values_mut) {
@@ -371,21 +372,50 @@ impl Table {
 }
 
 /// One object for each backend of a host, and whether the list that is being read has named it yet.
-struct Backends(HashMap<Origin, (Arc<Backend>, bool), RandomState>);
+#[derive(Default)]
+struct Backends {
+    all: Vec<(Arc<Backend>, bool)>,
+    /// Where they are, once they are more than can be looked through.
+    by_origin: HashMap<Origin, usize>,
+}
 
 impl Backends {
     /// The object for an element of the list. Its first spelling there counts.
     fn listed_at(&mut self, endpoint: Arc<Endpoint>) -> Arc<Backend> {
-        let Some((backend, is_listed)) = self.0.get_mut(endpoint.origin()) else {
-            let origin = endpoint.origin().clone();
+        let Some(position) = self.find(endpoint.origin()) else {
             let backend = Arc::new(Backend::new(endpoint));
-            self.0.insert(origin, (Arc::clone(&backend), true));
+            self.add(&backend, true);
             return backend;
         };
+        let (backend, is_listed) = &mut self.all[position];
         if !std::mem::replace(is_listed, true) && backend.url() != endpoint.url() {
             *backend = Arc::new(backend.respelled(endpoint));
         }
         Arc::clone(backend)
+    }
+
+    fn find(&self, origin: &Origin) -> Option<usize> {
+        if self.all.len() > FEW_BACKENDS {
+            return self.by_origin.get(origin).copied();
+        }
+        self.all.iter().position(|(backend, _)| backend.origin() == origin)
+    }
+
+    fn add(&mut self, backend: &Arc<Backend>, is_listed: bool) {
+        self.all.push((Arc::clone(backend), is_listed));
+        let first = if self.all.len() == FEW_BACKENDS + 1 { 0 } else { self.all.len() - 1 };
+        if self.all.len() > FEW_BACKENDS {
+            let added = self.all.iter().enumerate().skip(first);
+            self.by_origin.extend(added.map(|(position, (backend, _))| (backend.origin().clone(), position)));
+        }
+    }
+}
+
+fn lower_case(host: &str) -> Cow<'_, str> {
+    if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        Cow::Owned(host.to_ascii_lowercase())
+    } else {
+        Cow::Borrowed(host)
     }
 }
 
@@ -418,6 +448,9 @@ fn same(held: &Frontend, new: &Frontend) -> bool {
         && shape(held) == shape(new)
         && held.slots().iter().zip(new.slots()).all(|(a, b)| a.index == b.index && Arc::ptr_eq(&a.backend, &b.backend))
 }
+
+/// So many backends are looked through as fast as they are found by a hash.
+const FEW_BACKENDS: usize = 8;
 
 /// Fewer backends than this are not worth giving back what is left of them.
 const FEW: usize = 1_000;

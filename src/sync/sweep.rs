@@ -1,33 +1,39 @@
 //! A walk through everything that Redis holds, page by page.
 
-use std::{
-    collections::HashSet,
-    hash::{BuildHasher, RandomState},
-};
+use std::{collections::HashSet, hash::BuildHasher};
 
-use crate::store::{CertificateRecord, Pattern, Record, Session, StoreError};
+use foldhash::quality::RandomState;
+
+use crate::store::{CertificateRecord, List, Page, Record, Session, StoreError};
 
 use super::{Stock, Table};
 
 /// One walk: all lists, then all dead sets, then, where Redis is their source, all certificates. Between two steps its
-/// owner is free to do other things; each step reads afresh, so nothing it yields is older than what was applied before.
-/// What Redis did not mention is for the owner to judge.
+/// owner is free to do other things. What Redis did not mention is for the owner to judge.
 pub struct Sweep {
     stage: Stage,
     page: usize,
-    certificates: bool,
+    is_in_haste: bool,
+    has_certificates: bool,
+    /// Found with the lists, and still to be read.
+    dead_keys: Vec<String>,
+    certificates: Vec<String>,
     /// Hashes of the names met, because a million names would weigh more than the table's own pages.
-    lists_met: HashSet<u64>,
-    sets_met: HashSet<u64>,
-    certificates_met: HashSet<u64>,
+    lists_met: Hashes,
+    sets_met: Hashes,
+    certificates_met: Hashes,
     hasher: RandomState,
 }
 
+type Hashes = HashSet<u64, foldhash::fast::RandomState>;
+
 enum Stage {
-    Lists(String),
-    DeadSets(String),
-    Certificates(String),
-    Done,
+    /// At a cursor of SCAN.
+    At(String),
+    /// These lists have been asked for, and perhaps another page.
+    Ahead { hosts: Vec<String>, has_page: bool },
+    /// All lists have been read.
+    Rest,
 }
 
 /// What is held and was not met in a walk.
@@ -50,25 +56,30 @@ pub enum Step {
 }
 
 impl Sweep {
-    /// A walk in large steps, for when nothing can be served before its end; past the certificates or not.
+    /// A walk in large steps, for when nothing can be served before its end; past the certificates or not. It reads ahead, so
+    /// that what a step yields may be as old as the step before. What has changed since must be read again afterwards.
     pub fn in_haste(certificates: bool) -> Self {
-        Self::new(1_000, certificates)
+        Self::new(1_000, true, certificates)
     }
 
-    /// A walk in steps of a millisecond or so, between which edits are followed; past the certificates or not.
+    /// A walk in steps of a millisecond or so, between which edits are followed; past the certificates or not. Each step reads
+    /// afresh, so that nothing it yields is older than what was applied before.
     pub fn at_leisure(certificates: bool) -> Self {
-        Self::new(100, certificates)
+        Self::new(100, false, certificates)
     }
 
-    fn new(page: usize, certificates: bool) -> Self {
+    fn new(page: usize, is_in_haste: bool, has_certificates: bool) -> Self {
         Self {
             page,
-            certificates,
-            stage: Stage::Lists(FIRST.to_owned()),
-            lists_met: HashSet::new(),
-            sets_met: HashSet::new(),
-            certificates_met: HashSet::new(),
-            hasher: RandomState::new(),
+            is_in_haste,
+            has_certificates,
+            stage: Stage::At(FIRST.to_owned()),
+            dead_keys: Vec::new(),
+            certificates: Vec::new(),
+            lists_met: Hashes::default(),
+            sets_met: Hashes::default(),
+            certificates_met: Hashes::default(),
+            hasher: RandomState::default(),
         }
     }
 
@@ -77,47 +88,67 @@ impl Sweep {
     /// # Errors
     /// When the session is lost; the sweep is then void.
     pub async fn step(&mut self, session: &mut Session) -> Result<Option<Step>, StoreError> {
-        let effort = u32::try_from(self.page).unwrap_or(u32::MAX);
-        match &mut self.stage {
-            Stage::Lists(cursor) => {
-                let page = session.scan(Pattern::Frontends, cursor, effort).await?;
-                let lists = session.lists(&page.names).await?;
-                self.lists_met.extend(page.names.iter().map(|host| self.hasher.hash_one(host)));
-                self.stage = match page.next {
-                    Some(next) => Stage::Lists(next),
-                    None => Stage::DeadSets(FIRST.to_owned()),
-                };
-                let records = page.names.into_iter().zip(lists);
-                let record = |(host, list)| Record { host, list: Some(list), dead: None };
-                Ok(Some(Step::Hosts(records.map(record).collect())))
+        match std::mem::replace(&mut self.stage, Stage::Rest) {
+            Stage::At(cursor) => {
+                let page = session.scan(&cursor, self.effort()).await?;
+                if self.is_in_haste {
+                    self.go_ahead(session, page).await?;
+                    return Box::pin(self.step(session)).await;
+                }
+                let (hosts, next) = self.note(page);
+                let lists = session.lists(&hosts).await?;
+                self.stage = next.map_or(Stage::Rest, Stage::At);
+                Ok(Some(listed(hosts, lists)))
             }
-            Stage::DeadSets(cursor) => {
-                let page = session.scan(Pattern::DeadSets, cursor, effort).await?;
-                let sets = session.dead_sets(&page.names).await?;
-                self.sets_met.extend(page.names.iter().map(|host| self.hasher.hash_one(host)));
-                self.stage = match page.next {
-                    Some(next) => Stage::DeadSets(next),
-                    None if self.certificates => Stage::Certificates(FIRST.to_owned()),
-                    None => Stage::Done,
-                };
-                let records = page.names.into_iter().zip(sets);
+            Stage::Ahead { hosts, has_page } => {
+                let (lists, page) = session.take_ahead(has_page).await?;
+                if let Some(page) = page {
+                    self.go_ahead(session, page).await?;
+                }
+                Ok(Some(listed(hosts, lists)))
+            }
+            Stage::Rest if !self.dead_keys.is_empty() => {
+                let names = self.dead_keys.split_off(self.dead_keys.len().saturating_sub(self.page));
+                let sets = session.dead_sets(&names).await?;
+                self.sets_met.extend(names.iter().map(|name| self.hasher.hash_one(name)));
+                let records = names.into_iter().zip(sets);
                 let record = |(host, dead)| Record { host, list: None, dead: Some(dead) };
                 Ok(Some(Step::Hosts(records.map(record).collect())))
             }
-            Stage::Certificates(cursor) => {
-                let page = session.scan(Pattern::Certificates, cursor, effort).await?;
-                let records = session.certificates(&page.names).await?;
-                self.certificates_met.extend(page.names.iter().map(|name| self.hasher.hash_one(name)));
-                self.stage = page.next.map_or(Stage::Done, Stage::Certificates);
+            Stage::Rest if !self.certificates.is_empty() => {
+                let names = self.certificates.split_off(self.certificates.len().saturating_sub(self.page));
+                let records = session.certificates(&names).await?;
+                self.certificates_met.extend(names.iter().map(|name| self.hasher.hash_one(name)));
                 Ok(Some(Step::Certificates(records)))
             }
-            Stage::Done => Ok(None),
+            Stage::Rest => Ok(None),
         }
+    }
+
+    async fn go_ahead(&mut self, session: &mut Session, page: Page) -> Result<(), StoreError> {
+        let (hosts, next) = self.note(page);
+        session.ask_ahead(&hosts, next.as_deref(), self.effort()).await?;
+        self.stage = Stage::Ahead { hosts, has_page: next.is_some() };
+        Ok(())
+    }
+
+    /// Takes note of what is on a page; returns the hosts on it, and the cursor of the next.
+    fn note(&mut self, page: Page) -> (Vec<String>, Option<String>) {
+        self.lists_met.extend(page.hosts.iter().map(|host| self.hasher.hash_one(host)));
+        self.dead_keys.extend(page.dead_keys);
+        if self.has_certificates {
+            self.certificates.extend(page.certificates);
+        }
+        (page.hosts, page.next)
+    }
+
+    fn effort(&self) -> u32 {
+        u32::try_from(self.page).unwrap_or(u32::MAX)
     }
 
     /// Whether it goes past the certificates.
     pub fn has_certificates(&self) -> bool {
-        self.certificates
+        self.has_certificates
     }
 
     /// How many lists were met.
@@ -132,9 +163,9 @@ impl Sweep {
 
     /// What is held that the walk, which is over, has not met.
     pub fn missing(&self, table: &Table, stock: Option<&Stock>) -> Missing {
-        let unmet = |met: &HashSet<u64>, name: &str| !met.contains(&self.hasher.hash_one(name));
+        let unmet = |met: &Hashes, name: &str| !met.contains(&self.hasher.hash_one(name));
         let owned = str::to_owned;
-        let stock = stock.filter(|_| self.certificates);
+        let stock = stock.filter(|_| self.has_certificates);
         let certificates = stock.into_iter().flat_map(Stock::names);
         Missing {
             frontends: table.frontend_hosts().filter(|host| unmet(&self.lists_met, host)).map(owned).collect(),
@@ -142,6 +173,11 @@ impl Sweep {
             certificates: certificates.filter(|name| unmet(&self.certificates_met, name)).map(owned).collect(),
         }
     }
+}
+
+fn listed(hosts: Vec<String>, lists: Vec<List>) -> Step {
+    let record = |(host, list)| Record { host, list: Some(list), dead: None };
+    Step::Hosts(hosts.into_iter().zip(lists).map(record).collect())
 }
 
 /// The cursor that begins a scan.
