@@ -91,14 +91,17 @@ impl Frontend {
         if slots.is_empty() {
             return None;
         }
-        let mut text = key.to_ascii_lowercase();
-        if text != key {
+        let has_capitals = key.bytes().any(|byte| byte.is_ascii_uppercase());
+        let id_at = key.len() * if has_capitals { 2 } else { 1 };
+        let mut text = String::with_capacity(id_at + id.len());
+        text.push_str(key);
+        if has_capitals {
+            text.make_ascii_lowercase();
             text.push_str(key);
         }
-        // No key or list comes near such a length: Redis allows 512 megabytes.
-        let [key_len, id_at, listed] = [key.len(), text.len(), listed].map(u32::try_from);
-        let (key_len, id_at, listed) = (key_len.ok()?, id_at.ok()?, listed.ok()?);
         text.push_str(id);
+        let [key_len, id_at, listed] = [key.len(), id_at, listed].map(u32::try_from);
+        let (key_len, id_at, listed) = (key_len.ok()?, id_at.ok()?, listed.ok()?);
         Some(Self {
             text: text.into(),
             key_len,

@@ -15,6 +15,7 @@ use tokio::{
     net::{TcpStream, UnixStream},
     time::timeout,
 };
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{Server, StoreError, client::Address, replies::Replies};
 
@@ -23,16 +24,22 @@ pub(super) struct Bulk {
     server: Server,
     /// `None` while there is an exchange, and after one that was given up: what is left of its replies would be taken for
     /// the next one's.
-    stream: Option<Box<dyn Stream>>,
-    input: BytesMut,
-    /// What was asked for ahead.
+    wire: Option<Wire>,
     ahead: Option<Ahead>,
 }
 
+/// What was asked for ahead.
 enum Ahead {
-    /// So many replies are still to come.
-    Expected(usize),
+    /// Another task has the connection, so that replies are parsed while others are applied.
+    Coming(AbortOnDropHandle<Result<(Wire, Vec<BytesFrame>), StoreError>>),
     Arrived(Vec<BytesFrame>),
+}
+
+/// The connection itself.
+struct Wire {
+    server: Server,
+    stream: Box<dyn Stream>,
+    input: BytesMut,
 }
 
 trait Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
@@ -90,7 +97,8 @@ impl Bulk {
         let password = password.map_err(|cause| StoreError::PasswordFile { server: server.to_string(), cause })?;
         let connecting = timeout(limit, connect(server)).await;
         let stream = connecting.map_err(|_| silent(server, limit))?.map_err(|error| broken(server, error))?;
-        let mut bulk = Self { server: server.clone(), stream: Some(stream), input: BytesMut::new(), ahead: None };
+        let wire = Wire { server: server.clone(), stream, input: BytesMut::new() };
+        let mut bulk = Self { server: server.clone(), wire: Some(wire), ahead: None };
         let mut commands = Commands::default();
         if let Some(password) = password {
             let user = server.login.user.as_deref();
@@ -108,69 +116,37 @@ impl Bulk {
 
     /// Sends commands, and waits for as many replies. The limit is for each silence of the server's.
     pub async fn ask(&mut self, commands: &Commands, limit: Duration) -> Result<Vec<BytesFrame>, StoreError> {
-        if let Some(Ahead::Expected(count)) = self.ahead {
-            self.ahead = Some(Ahead::Arrived(self.receive(count, limit).await?));
+        if let Some(Ahead::Coming(coming)) = &mut self.ahead {
+            let (wire, replies) = coming.await.map_err(|_| given_up(&self.server))??;
+            (self.wire, self.ahead) = (Some(wire), Some(Ahead::Arrived(replies)));
         }
-        self.send(commands, limit).await?;
-        self.receive(commands.count, limit).await
-    }
-
-    /// Sends commands whose replies are to be taken later, so that the server has something to do meanwhile.
-    pub async fn ask_ahead(&mut self, commands: &Commands, limit: Duration) -> Result<(), StoreError> {
-        self.ahead = Some(Ahead::Expected(commands.count));
-        self.send(commands, limit).await
-    }
-
-    /// The replies to what was asked for ahead; none if nothing was.
-    pub async fn take_ahead(&mut self, limit: Duration) -> Result<Vec<BytesFrame>, StoreError> {
-        match self.ahead.take() {
-            None => Ok(Vec::new()),
-            Some(Ahead::Expected(count)) => self.receive(count, limit).await,
-            Some(Ahead::Arrived(replies)) => Ok(replies),
-        }
-    }
-
-    async fn send(&mut self, commands: &Commands, limit: Duration) -> Result<(), StoreError> {
-        let mut stream = self.stream.take().ok_or_else(|| self.given_up())?;
-        let writing = timeout(limit, stream.write_all(&commands.text)).await;
-        writing.map_err(|_| silent(&self.server, limit))?.map_err(|error| broken(&self.server, error))?;
-        self.stream = Some(stream);
-        Ok(())
-    }
-
-    async fn receive(&mut self, count: usize, limit: Duration) -> Result<Vec<BytesFrame>, StoreError> {
-        let mut stream = self.stream.take().ok_or_else(|| self.given_up())?;
-        let mut replies = Vec::with_capacity(count);
-        let mut reading = Replies::default();
-        loop {
-            while replies.len() < count {
-                let length = reading.next(&self.input).map_err(|_| self.protocol("a pipeline"))?;
-                let Some(length) = length else { break };
-                let reply = decode_bytes(&self.input.split_to(length).freeze()).ok().flatten();
-                let (reply, _) = reply.ok_or_else(|| self.protocol("a pipeline"))?;
-                replies.push(reply);
-            }
-            if replies.len() == count {
-                break;
-            }
-            self.input.reserve(reading.wanted().clamp(LEAST_ROOM, MOST_ROOM));
-            let reading = timeout(limit, stream.read_buf(&mut self.input)).await;
-            match reading.map_err(|_| silent(&self.server, limit))? {
-                Ok(0) => return Err(broken(&self.server, io::ErrorKind::UnexpectedEof.into())),
-                Ok(_) => {}
-                Err(error) => return Err(broken(&self.server, error)),
-            }
-        }
-        self.stream = Some(stream);
-        // The memory of a large reply is not kept.
-        if self.input.is_empty() {
-            self.input = BytesMut::new();
-        }
+        let wire = self.wire.take().ok_or_else(|| given_up(&self.server))?;
+        let wire = wire.send(commands, limit).await?;
+        let (wire, replies) = wire.receive(commands.count, limit).await?;
+        self.wire = Some(wire);
         Ok(replies)
     }
 
-    fn given_up(&self) -> StoreError {
-        broken(&self.server, io::ErrorKind::BrokenPipe.into())
+    /// Sends commands whose replies are taken later, so that server and parser have something to do meanwhile.
+    pub async fn ask_ahead(&mut self, commands: &Commands, limit: Duration) -> Result<(), StoreError> {
+        let wire = self.wire.take().ok_or_else(|| given_up(&self.server))?;
+        let wire = wire.send(commands, limit).await?;
+        let coming = tokio::spawn(wire.receive(commands.count, limit));
+        self.ahead = Some(Ahead::Coming(AbortOnDropHandle::new(coming)));
+        Ok(())
+    }
+
+    /// The replies to what was asked for ahead; none if nothing was.
+    pub async fn take_ahead(&mut self) -> Result<Vec<BytesFrame>, StoreError> {
+        match self.ahead.take() {
+            None => Ok(Vec::new()),
+            Some(Ahead::Arrived(replies)) => Ok(replies),
+            Some(Ahead::Coming(coming)) => {
+                let (wire, replies) = coming.await.map_err(|_| given_up(&self.server))??;
+                self.wire = Some(wire);
+                Ok(replies)
+            }
+        }
     }
 
     /// Proves that the connection is answered, and keeps it from being idle, which servers may not suffer for long.
@@ -191,7 +167,43 @@ impl Bulk {
 
     /// The server gave an answer of the wrong form.
     pub fn protocol(&self, command: &'static str) -> StoreError {
-        StoreError::Protocol { server: self.server.to_string(), command }
+        protocol(&self.server, command)
+    }
+}
+
+impl Wire {
+    async fn send(mut self, commands: &Commands, limit: Duration) -> Result<Self, StoreError> {
+        let writing = timeout(limit, self.stream.write_all(&commands.text)).await;
+        writing.map_err(|_| silent(&self.server, limit))?.map_err(|error| broken(&self.server, error))?;
+        Ok(self)
+    }
+
+    async fn receive(mut self, count: usize, limit: Duration) -> Result<(Self, Vec<BytesFrame>), StoreError> {
+        let Self { server, stream, input } = &mut self;
+        let mut replies = Vec::with_capacity(count);
+        let mut reading = Replies::default();
+        loop {
+            while replies.len() < count {
+                let length = reading.next(input).map_err(|_| protocol(server, "a pipeline"))?;
+                let Some(length) = length else { break };
+                let reply = decode_bytes(&input.split_to(length).freeze()).ok().flatten();
+                let (reply, _) = reply.ok_or_else(|| protocol(server, "a pipeline"))?;
+                replies.push(reply);
+            }
+            if replies.len() == count {
+                break;
+            }
+            input.reserve(reading.wanted().clamp(LEAST_ROOM, MOST_ROOM));
+            let reading = timeout(limit, stream.read_buf(input)).await;
+            match reading.map_err(|_| silent(server, limit))? {
+                Ok(0) => return Err(broken(server, io::ErrorKind::UnexpectedEof.into())),
+                Ok(_) => {}
+                Err(error) => return Err(broken(server, error)),
+            }
+        }
+        // The memory of a large reply is not kept.
+        *input = BytesMut::new();
+        Ok((self, replies))
     }
 }
 
@@ -214,6 +226,14 @@ async fn connect(server: &Server) -> io::Result<Box<dyn Stream>> {
 
 fn broken(server: &Server, error: io::Error) -> StoreError {
     StoreError::from_fred(server, error.into())
+}
+
+fn given_up(server: &Server) -> StoreError {
+    broken(server, io::ErrorKind::BrokenPipe.into())
+}
+
+fn protocol(server: &Server, command: &'static str) -> StoreError {
+    StoreError::Protocol { server: server.to_string(), command }
 }
 
 fn silent(server: &Server, limit: Duration) -> StoreError {

@@ -215,7 +215,7 @@ impl Session {
 
     /// The lists that were asked for ahead, and the page, where one was.
     pub async fn take_ahead(&mut self, has_page: bool) -> Result<(Vec<List>, Option<Page>), StoreError> {
-        let mut replies = self.bulk.take_ahead(COMMAND_LIMIT).await?.into_iter();
+        let mut replies = self.bulk.take_ahead().await?.into_iter();
         let page = if has_page { Some(self.page(replies.next())?) } else { None };
         let lists = replies.map(|reply| self.list(reply)).collect::<Result<_, _>>()?;
         Ok((lists, page))

@@ -10,6 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 
 use crate::{
     clock::Moment,
@@ -374,7 +375,7 @@ impl Table {
 /// One object for each backend of a host, and whether the list that is being read has named it yet.
 #[derive(Default)]
 struct Backends {
-    all: Vec<(Arc<Backend>, bool)>,
+    all: SmallVec<[(Arc<Backend>, bool); FEW_BACKENDS]>,
     /// Where they are, once they are more than can be looked through.
     by_origin: HashMap<Origin, usize>,
 }

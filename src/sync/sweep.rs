@@ -14,7 +14,11 @@ pub struct Sweep {
     stage: Stage,
     page: usize,
     is_in_haste: bool,
+    /// Whether nothing was held before, so that nothing can be missing afterwards.
+    is_first: bool,
     has_certificates: bool,
+    /// How many lists were met.
+    lists: usize,
     /// Found with the lists, and still to be read.
     dead_keys: Vec<String>,
     certificates: Vec<String>,
@@ -58,21 +62,24 @@ pub enum Step {
 impl Sweep {
     /// A walk in large steps, for when nothing can be served before its end; past the certificates or not. It reads ahead, so
     /// that what a step yields may be as old as the step before. What has changed since must be read again afterwards.
-    pub fn in_haste(certificates: bool) -> Self {
-        Self::new(1_000, true, certificates)
+    /// If it `is_first`, nothing is held that it might not meet.
+    pub fn in_haste(certificates: bool, is_first: bool) -> Self {
+        Self { is_in_haste: true, is_first, ..Self::new(1_000, certificates) }
     }
 
     /// A walk in steps of a millisecond or so, between which edits are followed; past the certificates or not. Each step reads
     /// afresh, so that nothing it yields is older than what was applied before.
     pub fn at_leisure(certificates: bool) -> Self {
-        Self::new(100, false, certificates)
+        Self::new(100, certificates)
     }
 
-    fn new(page: usize, is_in_haste: bool, has_certificates: bool) -> Self {
+    fn new(page: usize, has_certificates: bool) -> Self {
         Self {
             page,
-            is_in_haste,
+            is_in_haste: false,
+            is_first: false,
             has_certificates,
+            lists: 0,
             stage: Stage::At(FIRST.to_owned()),
             dead_keys: Vec::new(),
             certificates: Vec::new(),
@@ -134,7 +141,10 @@ impl Sweep {
 
     /// Takes note of what is on a page; returns the hosts on it, and the cursor of the next.
     fn note(&mut self, page: Page) -> (Vec<String>, Option<String>) {
-        self.lists_met.extend(page.hosts.iter().map(|host| self.hasher.hash_one(host)));
+        self.lists += page.hosts.len();
+        if !self.is_first {
+            self.lists_met.extend(page.hosts.iter().map(|host| self.hasher.hash_one(host)));
+        }
         self.dead_keys.extend(page.dead_keys);
         if self.has_certificates {
             self.certificates.extend(page.certificates);
@@ -146,14 +156,19 @@ impl Sweep {
         u32::try_from(self.page).unwrap_or(u32::MAX)
     }
 
+    /// Whether nothing was held before.
+    pub fn is_first(&self) -> bool {
+        self.is_first
+    }
+
     /// Whether it goes past the certificates.
     pub fn has_certificates(&self) -> bool {
         self.has_certificates
     }
 
-    /// How many lists were met.
+    /// How many lists were met, some of them twice.
     pub fn frontends_met(&self) -> usize {
-        self.lists_met.len()
+        self.lists
     }
 
     /// How many certificates were met.
@@ -163,6 +178,9 @@ impl Sweep {
 
     /// What is held that the walk, which is over, has not met.
     pub fn missing(&self, table: &Table, stock: Option<&Stock>) -> Missing {
+        if self.is_first {
+            return Missing::default();
+        }
         let unmet = |met: &Hashes, name: &str| !met.contains(&self.hasher.hash_one(name));
         let owned = str::to_owned;
         let stock = stock.filter(|_| self.has_certificates);

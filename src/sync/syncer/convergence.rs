@@ -34,7 +34,7 @@ impl Syncer {
             return Ok(true);
         };
         self.count_drift(session, &step, dirty).await?;
-        if self.take(session, step).await? {
+        if self.take(session, step, true).await? {
             self.publish();
             self.has_changed();
         }
@@ -78,12 +78,15 @@ impl Syncer {
         }
     }
 
-    /// Applies one step of a walk; returns whether the routes have changed.
-    pub(super) async fn take(&mut self, session: &mut Session, step: Step) -> Result<bool, Ended> {
+    /// Applies one step of a walk, which may remove something unless nothing was held before; returns whether the routes have
+    /// changed.
+    pub(super) async fn take(&mut self, session: &mut Session, step: Step, may_remove: bool) -> Result<bool, Ended> {
         match step {
             Step::Hosts(records) => {
-                self.verify(session, records.iter().any(|record| self.table.would_remove(record))).await?;
-                let changed = records.iter().fold(false, |changed, record| self.apply(record) | changed);
+                let removes = may_remove && records.iter().any(|record| self.table.would_remove(record));
+                self.verify(session, removes).await?;
+                let changed =
+                    apart(records.len(), || records.iter().fold(false, |changed, record| self.apply(record) | changed));
                 let dead_keys = records.iter().filter(|record| record.list.is_none());
                 let leases: Vec<_> = dead_keys.filter_map(|record| self.table.lease(&record.host)).collect();
                 self.heed_leases(session, &leases).await?;
@@ -154,7 +157,7 @@ impl Syncer {
             if let Some(dirty) = &mut dirty {
                 self.count_drift(session, &step, dirty).await?;
             }
-            self.take(session, step).await?;
+            self.take(session, step, true).await?;
         }
         Ok(())
     }
@@ -221,6 +224,15 @@ impl Syncer {
         [self.table.frontend_hosts().count(), self.stock.as_ref().map_or(0, |stock| stock.names().count())]
     }
 }
+
+/// Does something with so many records. Where they are many, others have this thread's tasks meanwhile: events to receive, the
+/// next replies to parse.
+fn apart<T>(records: usize, work: impl FnOnce() -> T) -> T {
+    if records < MANY { work() } else { tokio::task::block_in_place(work) }
+}
+
+/// So many records take longer to apply than it takes another thread to take over.
+const MANY: usize = 256;
 
 /// Keys that are read in one round trip because a walk has not met them.
 const PAGE: usize = 1_000;

@@ -246,10 +246,10 @@ impl Syncer {
         let home = Home { server: session.server().to_string(), history: vitals.replication_id.clone() };
         let is_another = self.whereabouts.home().is_some_and(|before| *before != home);
         self.table.spare_marks(self.config.place.is_movable() && is_another);
-        let mut sweep = Sweep::in_haste(self.stock.is_some());
         let held = self.held();
+        let mut sweep = Sweep::in_haste(self.stock.is_some(), held == [0, 0]);
         while let Some(step) = sweep.step(session).await? {
-            self.take(session, step).await?;
+            self.take(session, step, !sweep.is_first()).await?;
             dirty.collect(session)?;
         }
         Box::pin(self.settle(session, &sweep, held, None)).await?;
@@ -312,7 +312,7 @@ impl Syncer {
         let applied = self.table.apply(record, self.clock.now());
         if applied.malformed.is_empty() {
             // A record that holds only half of what Redis says cannot clear the other half.
-            if record.list.is_some() && record.dead.is_some() {
+            if record.list.is_some() && record.dead.is_some() && !self.complained.is_empty() {
                 self.complained.remove(&record.host);
             }
         } else if self.complained.insert(record.host.clone()) {
