@@ -7,7 +7,6 @@
 use std::{io, time::Duration};
 
 use bytes::BytesMut;
-use fred::error::{Error as FredError, ErrorKind};
 use redis_protocol::resp2::{decode::decode_bytes, types::BytesFrame};
 use rustls::pki_types::ServerName;
 use tokio::{
@@ -15,9 +14,14 @@ use tokio::{
     net::{TcpStream, UnixStream},
     time::timeout,
 };
-use tokio_util::task::AbortOnDropHandle;
 
-use super::{Server, StoreError, client::Address, replies::Replies};
+use super::{
+    Listed, Server, StoreError,
+    answers::{protocol, unless_error},
+    client::Address,
+    replies::Replies,
+    walk::Walk,
+};
 
 /// A connection for reading alone, in RESP 2.
 pub(super) struct Bulk {
@@ -25,19 +29,13 @@ pub(super) struct Bulk {
     /// `None` while there is an exchange, and after one that was given up: what is left of its replies would be taken for
     /// the next one's.
     wire: Option<Wire>,
-    ahead: Option<Ahead>,
-}
-
-/// What was asked for ahead.
-enum Ahead {
-    /// Another task has the connection, so that replies are parsed while others are applied.
-    Coming(AbortOnDropHandle<Result<(Wire, Vec<BytesFrame>), StoreError>>),
-    Arrived(Vec<BytesFrame>),
+    /// While it is walked with, which takes the wire.
+    walk: Option<Walk>,
 }
 
 /// The connection itself.
-struct Wire {
-    server: Server,
+pub(super) struct Wire {
+    pub server: Server,
     stream: Box<dyn Stream>,
     input: BytesMut,
 }
@@ -98,7 +96,7 @@ impl Bulk {
         let connecting = timeout(limit, connect(server)).await;
         let stream = connecting.map_err(|_| silent(server, limit))?.map_err(|error| broken(server, error))?;
         let wire = Wire { server: server.clone(), stream, input: BytesMut::new() };
-        let mut bulk = Self { server: server.clone(), wire: Some(wire), ahead: None };
+        let mut bulk = Self { server: server.clone(), wire: Some(wire), walk: None };
         let mut commands = Commands::default();
         if let Some(password) = password {
             let user = server.login.user.as_deref();
@@ -109,77 +107,62 @@ impl Bulk {
             commands.add_plain(&["SELECT", &server.database.to_string()]);
         }
         for reply in bulk.ask(&commands, limit).await? {
-            bulk.unless_error(reply)?;
+            unless_error(server, reply)?;
         }
         Ok(bulk)
     }
 
     /// Sends commands, and waits for as many replies. The limit is for each silence of the server's.
     pub async fn ask(&mut self, commands: &Commands, limit: Duration) -> Result<Vec<BytesFrame>, StoreError> {
-        if let Some(Ahead::Coming(coming)) = &mut self.ahead {
-            let (wire, replies) = coming.await.map_err(|_| given_up(&self.server))??;
-            (self.wire, self.ahead) = (Some(wire), Some(Ahead::Arrived(replies)));
-        }
-        let wire = self.wire.take().ok_or_else(|| given_up(&self.server))?;
-        let wire = wire.send(commands, limit).await?;
-        let (wire, replies) = wire.receive(commands.count, limit).await?;
+        let mut wire = self.wire.take().ok_or_else(|| given_up(&self.server))?;
+        wire.send(commands, limit).await?;
+        let replies = wire.replies(commands.count, limit).await?;
         self.wire = Some(wire);
         Ok(replies)
     }
 
-    /// Sends commands whose replies are taken later, so that server and parser have something to do meanwhile.
-    pub async fn ask_ahead(&mut self, commands: &Commands, limit: Duration) -> Result<(), StoreError> {
+    /// Begins a walk.
+    pub fn walk(&mut self, effort: u32, limit: Duration) -> Result<(), StoreError> {
         let wire = self.wire.take().ok_or_else(|| given_up(&self.server))?;
-        let wire = wire.send(commands, limit).await?;
-        let coming = tokio::spawn(wire.receive(commands.count, limit));
-        self.ahead = Some(Ahead::Coming(AbortOnDropHandle::new(coming)));
+        self.walk = Some(Walk::begin(wire, effort, limit));
         Ok(())
     }
 
-    /// The replies to what was asked for ahead; none if nothing was.
-    pub async fn take_ahead(&mut self) -> Result<Vec<BytesFrame>, StoreError> {
-        match self.ahead.take() {
-            None => Ok(Vec::new()),
-            Some(Ahead::Arrived(replies)) => Ok(replies),
-            Some(Ahead::Coming(coming)) => {
-                let (wire, replies) = coming.await.map_err(|_| given_up(&self.server))??;
-                self.wire = Some(wire);
-                Ok(replies)
-            }
+    /// The next page of the walk; `None` at its end.
+    pub async fn listed(&mut self) -> Result<Option<Listed>, StoreError> {
+        let Some(walk) = &mut self.walk else { return Ok(None) };
+        if let Some(listed) = walk.next().await {
+            return Ok(Some(listed));
         }
+        if let Some(walk) = self.walk.take() {
+            self.wire = Some(walk.end(&self.server).await?);
+        }
+        Ok(None)
     }
 
-    /// Proves that the connection is answered, and keeps it from being idle, which servers may not suffer for long.
+    /// Proves that the connection is answered, and keeps it from being idle, which servers may not suffer for long. A walk
+    /// does so itself.
     pub async fn ping(&mut self, limit: Duration) -> Result<(), StoreError> {
+        if self.walk.is_some() {
+            return Ok(());
+        }
         let mut commands = Commands::default();
         commands.add_plain(&["PING"]);
         // What the answer is does not matter.
         self.ask(&commands, limit).await.map(drop)
     }
-
-    /// A reply that must not be an error.
-    pub fn unless_error(&self, reply: BytesFrame) -> Result<BytesFrame, StoreError> {
-        let BytesFrame::Error(text) = reply else { return Ok(reply) };
-        let is_login = ["NOAUTH", "WRONGPASS"].iter().any(|code| text.starts_with(code));
-        let kind = if is_login { ErrorKind::Auth } else { ErrorKind::Unknown };
-        Err(StoreError::from_fred(&self.server, FredError::new(kind, text.to_string())))
-    }
-
-    /// The server gave an answer of the wrong form.
-    pub fn protocol(&self, command: &'static str) -> StoreError {
-        protocol(&self.server, command)
-    }
 }
 
 impl Wire {
-    async fn send(mut self, commands: &Commands, limit: Duration) -> Result<Self, StoreError> {
+    /// Sends commands. The limit is for each silence of the server's.
+    pub async fn send(&mut self, commands: &Commands, limit: Duration) -> Result<(), StoreError> {
         let writing = timeout(limit, self.stream.write_all(&commands.text)).await;
-        writing.map_err(|_| silent(&self.server, limit))?.map_err(|error| broken(&self.server, error))?;
-        Ok(self)
+        writing.map_err(|_| silent(&self.server, limit))?.map_err(|error| broken(&self.server, error))
     }
 
-    async fn receive(mut self, count: usize, limit: Duration) -> Result<(Self, Vec<BytesFrame>), StoreError> {
-        let Self { server, stream, input } = &mut self;
+    /// Waits for the next so many replies.
+    pub async fn replies(&mut self, count: usize, limit: Duration) -> Result<Vec<BytesFrame>, StoreError> {
+        let Self { server, stream, input } = self;
         let mut replies = Vec::with_capacity(count);
         let mut reading = Replies::default();
         loop {
@@ -202,8 +185,10 @@ impl Wire {
             }
         }
         // The memory of a large reply is not kept.
-        *input = BytesMut::new();
-        Ok((self, replies))
+        if input.is_empty() {
+            *input = BytesMut::new();
+        }
+        Ok(replies)
     }
 }
 
@@ -228,12 +213,9 @@ fn broken(server: &Server, error: io::Error) -> StoreError {
     StoreError::from_fred(server, error.into())
 }
 
-fn given_up(server: &Server) -> StoreError {
+/// An exchange was given up before, so that the connection cannot be used.
+pub(super) fn given_up(server: &Server) -> StoreError {
     broken(server, io::ErrorKind::BrokenPipe.into())
-}
-
-fn protocol(server: &Server, command: &'static str) -> StoreError {
-    StoreError::Protocol { server: server.to_string(), command }
 }
 
 fn silent(server: &Server, limit: Duration) -> StoreError {

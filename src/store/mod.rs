@@ -6,6 +6,7 @@
 //! So is its own support for sentinels, which leaves a client on a master that was frozen or demoted: a [`Place`] finds the
 //! server for each session, and a [`Watch`] tells when the session should be with another.
 
+mod answers;
 mod bulk;
 mod client;
 mod error;
@@ -19,8 +20,10 @@ mod sentinel;
 mod session;
 mod tls;
 mod vitals;
+mod walk;
 mod writer;
 
+pub use answers::Page;
 pub use client::{Access, Address, Server};
 pub use error::StoreError;
 pub use health::{Criteria, HealthSession, Intent, LEASE, Standing, Visit};
@@ -28,9 +31,10 @@ pub use login::{Login, Password};
 pub use patience::Patience;
 pub use schema::{CertificateHash, CertificateRecord, Change, DeadNotice, DeadSet, List, Record};
 pub use sentinel::{Found, Moved, Place, Purpose, Sentinels, Watch};
-pub use session::{Page, Pattern, Session};
+pub use session::{Pattern, Session};
 pub use tls::{Tls, TlsError};
 pub use vitals::{Backlog, Doubt, Identity, Notifications, Role, Vitals};
+pub use walk::{FIRST, Listed};
 pub use writer::WriteSession;
 
 /// Which Redis servers to use.

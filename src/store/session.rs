@@ -3,16 +3,15 @@
 use std::time::Duration;
 
 use super::{
-    Doubt, Identity, Notifications, Server, StoreError, Vitals,
+    Doubt, Identity, Listed, Notifications, Page, Server, StoreError, Vitals, answers,
     bulk::{Bulk, Commands},
     client::{CONNECT_LIMIT, Connection, NO_SUBSCRIPTION},
     inbox::{Inbox, Missed, Reading, SUBSCRIPTION},
     schema::{
-        self, CERTIFICATE_FIELDS, CERTIFICATE_PREFIX, CertificateHash, CertificateRecord, Change, DEAD_CHANNEL,
-        DEAD_PREFIX, DeadNotice, DeadSet, FRONTEND_PREFIX, List, Record,
+        self, CERTIFICATE_PREFIX, CertificateRecord, Change, DEAD_CHANNEL, DEAD_PREFIX, DeadNotice, DeadSet,
+        FRONTEND_PREFIX, List, Record,
     },
 };
-use bytes::Bytes;
 use fred::{
     interfaces::{ClientLike, ConfigInterface, PubsubInterface, ServerInterface},
     types::{InfoKind, KeyspaceEvent, Message, Value},
@@ -54,19 +53,6 @@ impl Pattern {
             Self::Certificates => CERTIFICATE_PREFIX,
         }
     }
-}
-
-/// One page of a scan. The same name may come twice in one scan.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Page {
-    /// What follows `frontend:` in the keys found.
-    pub hosts: Vec<String>,
-    /// What follows `dead:`.
-    pub dead_keys: Vec<String>,
-    /// What follows `tls:`.
-    pub certificates: Vec<String>,
-    /// Where to go on; `None` at the end.
-    pub next: Option<String>,
 }
 
 impl Session {
@@ -185,71 +171,62 @@ impl Session {
     /// One page of the keys, beginning at `cursor` ("0" for the first). Redis looks at about `effort` keys for it.
     pub async fn scan(&mut self, cursor: &str, effort: u32) -> Result<Page, StoreError> {
         let mut commands = Commands::default();
-        ask_for_page(&mut commands, cursor, effort);
+        answers::ask_for_page(&mut commands, cursor, effort);
         let reply = self.ask(&commands).await?.next();
-        self.page(reply)
+        answers::page(self.server(), reply)
+    }
+
+    /// Begins to read all lists, page by page, as fast as Redis can. The pages are for [`Session::listed`] to take; until that is
+    /// through with them, nothing else can be read.
+    pub fn walk(&mut self, effort: u32) -> Result<(), StoreError> {
+        self.bulk.walk(effort, COMMAND_LIMIT)
+    }
+
+    /// The next page of the walk that has been begun; `None` at its end. What is on it may have changed since it was read.
+    pub async fn listed(&mut self) -> Result<Option<Listed>, StoreError> {
+        self.bulk.listed().await
     }
 
     /// Reads the lists of these hosts, in their order.
     pub async fn lists(&mut self, hosts: &[String]) -> Result<Vec<List>, StoreError> {
         let mut commands = Commands::default();
         for host in hosts {
-            ask_for_list(&mut commands, host);
+            answers::ask_for_list(&mut commands, host);
         }
         let replies = self.ask(&commands).await?;
-        replies.map(|reply| self.list(reply)).collect()
-    }
-
-    /// Asks for the page of the keys at `next`, as [`Session::scan`] does, and for the lists of these hosts. The answers are for
-    /// [`Session::take_ahead`] to take; meanwhile Redis has something to do.
-    pub async fn ask_ahead(&mut self, hosts: &[String], next: Option<&str>, effort: u32) -> Result<(), StoreError> {
-        let mut commands = Commands::default();
-        if let Some(cursor) = next {
-            ask_for_page(&mut commands, cursor, effort);
-        }
-        for host in hosts {
-            ask_for_list(&mut commands, host);
-        }
-        self.bulk.ask_ahead(&commands, COMMAND_LIMIT).await
-    }
-
-    /// The lists that were asked for ahead, and the page, where one was.
-    pub async fn take_ahead(&mut self, has_page: bool) -> Result<(Vec<List>, Option<Page>), StoreError> {
-        let mut replies = self.bulk.take_ahead().await?.into_iter();
-        let page = if has_page { Some(self.page(replies.next())?) } else { None };
-        let lists = replies.map(|reply| self.list(reply)).collect::<Result<_, _>>()?;
-        Ok((lists, page))
+        replies.map(|reply| answers::list(self.server(), reply)).collect()
     }
 
     /// Reads the dead sets of these hosts, in their order.
     pub async fn dead_sets(&mut self, hosts: &[String]) -> Result<Vec<DeadSet>, StoreError> {
         let mut commands = Commands::default();
         for host in hosts {
-            ask_for_dead_set(&mut commands, host);
+            answers::ask_for_dead_set(&mut commands, host);
         }
         let mut replies = self.ask(&commands).await?;
-        hosts.iter().map(|_| self.dead_set(&mut replies)).collect()
+        hosts.iter().map(|_| answers::dead_set(self.server(), &mut replies)).collect()
     }
 
     /// Whether these backends, by host and URL, are being checked by anybody, in their order.
     pub async fn leases(&mut self, backends: &[(String, String)]) -> Result<Vec<bool>, StoreError> {
         let mut commands = Commands::default();
         for (host, url) in backends {
-            commands.add("PTTL", ["", &schema::lease_key(host, url)], &[]);
+            answers::ask_for_lease(&mut commands, host, url);
         }
         let replies = self.ask(&commands).await?;
-        replies.map(|reply| Ok(self.pttl(reply)? != NO_KEY)).collect()
+        replies.map(|reply| answers::is_held(self.server(), reply)).collect()
     }
 
     /// Reads the certificates of these names, in their order.
     pub async fn certificates(&mut self, names: &[String]) -> Result<Vec<CertificateRecord>, StoreError> {
         let mut commands = Commands::default();
         for name in names {
-            commands.add("HMGET", [CERTIFICATE_PREFIX, name], &CERTIFICATE_FIELDS);
+            answers::ask_for_certificate(&mut commands, name);
         }
         let replies = self.ask(&commands).await?;
-        let record =
-            |(name, reply): (&String, _)| Ok(CertificateRecord { name: name.clone(), hash: self.hash(reply)? });
+        let record = |(name, reply): (&String, _)| {
+            Ok(CertificateRecord { name: name.clone(), hash: answers::certificate(self.server(), reply)? })
+        };
         names.iter().zip(replies).map(record).collect()
     }
 
@@ -257,117 +234,26 @@ impl Session {
     pub async fn read(&mut self, hosts: Vec<String>) -> Result<Vec<Record>, StoreError> {
         let mut commands = Commands::default();
         for host in &hosts {
-            ask_for_list(&mut commands, host);
-            ask_for_dead_set(&mut commands, host);
+            answers::ask_for_list(&mut commands, host);
+            answers::ask_for_dead_set(&mut commands, host);
         }
         let mut replies = self.ask(&commands).await?;
+        let server = self.server();
         let record = |host| {
-            let list = replies.next().ok_or_else(|| self.bulk.protocol("LRANGE"))?;
-            Ok(Record { host, list: Some(self.list(list)?), dead: Some(self.dead_set(&mut replies)?) })
+            let list = replies.next().ok_or_else(|| answers::protocol(server, "LRANGE"))?;
+            let (list, dead) = (answers::list(server, list)?, answers::dead_set(server, &mut replies)?);
+            Ok(Record { host, list: Some(list), dead: Some(dead) })
         };
         hosts.into_iter().map(record).collect()
-    }
-
-    fn page(&self, reply: Option<BytesFrame>) -> Result<Page, StoreError> {
-        let malformed = || self.bulk.protocol("SCAN");
-        let reply = self.bulk.unless_error(reply.ok_or_else(malformed)?)?;
-        page_of(reply).ok_or_else(malformed)
     }
 
     async fn ask(&mut self, commands: &Commands) -> Result<impl Iterator<Item = BytesFrame> + use<>, StoreError> {
         Ok(self.bulk.ask(commands, COMMAND_LIMIT).await?.into_iter())
     }
 
-    fn list(&self, reply: BytesFrame) -> Result<List, StoreError> {
-        Ok(self.elements(reply)?.map_or(List::WrongType, List::Elements))
-    }
-
-    fn dead_set(&self, replies: &mut impl Iterator<Item = BytesFrame>) -> Result<DeadSet, StoreError> {
-        let (Some(members), Some(pttl)) = (replies.next(), replies.next()) else {
-            return Err(self.bulk.protocol("SMEMBERS"));
-        };
-        let pttl = self.pttl(pttl)?;
-        // Leases of the active health check are strings; anything else here is junk. Neither marks a backend.
-        Ok(self.elements(members)?.map(|members| DeadSet::from_members(&members, pttl)).unwrap_or_default())
-    }
-
-    fn hash(&self, reply: BytesFrame) -> Result<CertificateHash, StoreError> {
-        let fields = match reply {
-            BytesFrame::Array(fields) => fields,
-            reply if is_of_another_type(&reply) => return Ok(CertificateHash::WrongType),
-            reply => return self.bulk.unless_error(reply).and_then(|_| Err(self.bulk.protocol("HMGET"))),
-        };
-        // A copy, because they are kept, and what they lie in is not.
-        let mut fields = fields.into_iter().map(|field| text_of(field).map(|text| Bytes::copy_from_slice(&text)));
-        Ok(match (fields.next().flatten(), fields.next().flatten()) {
-            (None, None) => CertificateHash::Absent,
-            (certificate, key) => {
-                CertificateHash::Fields { certificate: certificate.unwrap_or_default(), key: key.unwrap_or_default() }
-            }
-        })
-    }
-
-    /// What is in a list or a set; `None` where the key is of another type.
-    fn elements(&self, reply: BytesFrame) -> Result<Option<Vec<Bytes>>, StoreError> {
-        match reply {
-            BytesFrame::Array(elements) => Ok(Some(elements.into_iter().filter_map(text_of).collect())),
-            reply if is_of_another_type(&reply) => Ok(None),
-            reply => self.bulk.unless_error(reply).and_then(|_| Err(self.bulk.protocol("LRANGE"))),
-        }
-    }
-
-    fn pttl(&self, reply: BytesFrame) -> Result<i64, StoreError> {
-        match self.bulk.unless_error(reply)? {
-            BytesFrame::Integer(pttl) => Ok(pttl),
-            _ => Err(self.bulk.protocol("PTTL")),
-        }
-    }
-
     fn lost(&self, &Missed(missed): &Missed) -> StoreError {
         StoreError::Overrun { server: self.subscriber.server.to_string(), missed }
     }
-}
-
-fn ask_for_page(commands: &mut Commands, cursor: &str, effort: u32) {
-    commands.add_plain(&["SCAN", cursor, "MATCH", OUR_KEYS, "COUNT", &effort.to_string()]);
-}
-
-fn ask_for_list(commands: &mut Commands, host: &str) {
-    commands.add("LRANGE", [FRONTEND_PREFIX, host], &["0", "-1"]);
-}
-
-fn ask_for_dead_set(commands: &mut Commands, host: &str) {
-    commands.add("SMEMBERS", [DEAD_PREFIX, host], &[]);
-    commands.add("PTTL", [DEAD_PREFIX, host], &[]);
-}
-
-/// What SCAN has answered; `None` if it is not of SCAN's form.
-fn page_of(reply: BytesFrame) -> Option<Page> {
-    let BytesFrame::Array(parts) = reply else { return None };
-    let [cursor, BytesFrame::Array(keys)] = <[BytesFrame; 2]>::try_from(parts).ok()? else { return None };
-    let cursor = String::from_utf8(text_of(cursor)?.into()).ok()?;
-    let mut page = Page { next: Some(cursor).filter(|cursor| cursor != "0"), ..Page::default() };
-    for key in keys.into_iter().filter_map(text_of) {
-        // A name that is not UTF-8 can be asked for by no client.
-        match str::from_utf8(&key).ok().and_then(schema::subject_of_key) {
-            Some(Change::Host(host)) => page.hosts.push(host),
-            Some(Change::DeadKey(name)) => page.dead_keys.push(name),
-            Some(Change::Certificate(name)) => page.certificates.push(name),
-            Some(Change::Notice(_) | Change::Junk) | None => {}
-        }
-    }
-    Some(page)
-}
-
-fn text_of(reply: BytesFrame) -> Option<Bytes> {
-    match reply {
-        BytesFrame::BulkString(text) | BytesFrame::SimpleString(text) => Some(text),
-        _ => None,
-    }
-}
-
-fn is_of_another_type(reply: &BytesFrame) -> bool {
-    matches!(reply, BytesFrame::Error(text) if text.starts_with("WRONGTYPE"))
 }
 
 async fn barrier(subscriber: &Connection, inbox: &Inbox<Arrival>) -> Result<(), StoreError> {
@@ -419,12 +305,6 @@ fn of_message(message: &Message) -> Arrival {
 
 /// How long a heartbeat may take before the server counts as frozen.
 const HEARTBEAT_LIMIT: Duration = Duration::from_secs(2);
-
-/// Matches what all our keys begin with, and little else: what else a database holds need not come over the network.
-const OUR_KEYS: &str = "[fdt][rel][oas]*";
-
-/// PTTL's answer where there is no key.
-const NO_KEY: i64 = -2;
 
 /// How long one pipeline may take.
 const COMMAND_LIMIT: Duration = Duration::from_secs(10);

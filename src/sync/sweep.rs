@@ -4,7 +4,7 @@ use std::{collections::HashSet, hash::BuildHasher};
 
 use foldhash::quality::RandomState;
 
-use crate::store::{CertificateRecord, List, Page, Record, Session, StoreError};
+use crate::store::{CertificateRecord, FIRST, List, Listed, Page, Record, Session, StoreError};
 
 use super::{Stock, Table};
 
@@ -13,7 +13,6 @@ use super::{Stock, Table};
 pub struct Sweep {
     stage: Stage,
     page: usize,
-    is_in_haste: bool,
     /// Whether nothing was held before, so that nothing can be missing afterwards.
     is_first: bool,
     has_certificates: bool,
@@ -32,10 +31,12 @@ pub struct Sweep {
 type Hashes = HashSet<u64, foldhash::fast::RandomState>;
 
 enum Stage {
+    /// Before the session's own walk.
+    Ready,
     /// At a cursor of SCAN.
     At(String),
-    /// These lists have been asked for, and perhaps another page.
-    Ahead { hosts: Vec<String>, has_page: bool },
+    /// In the midst of the session's own walk.
+    Walking,
     /// All lists have been read.
     Rest,
 }
@@ -61,10 +62,10 @@ pub enum Step {
 
 impl Sweep {
     /// A walk in large steps, for when nothing can be served before its end; past the certificates or not. It reads ahead, so
-    /// that what a step yields may be as old as the step before. What has changed since must be read again afterwards.
+    /// that what a step yields may be older than the step. What has changed since must be read again afterwards.
     /// If it `is_first`, nothing is held that it might not meet.
     pub fn in_haste(certificates: bool, is_first: bool) -> Self {
-        Self { is_in_haste: true, is_first, ..Self::new(1_000, certificates) }
+        Self { stage: Stage::Ready, is_first, ..Self::new(1_000, certificates) }
     }
 
     /// A walk in steps of a millisecond or so, between which edits are followed; past the certificates or not. Each step reads
@@ -76,7 +77,6 @@ impl Sweep {
     fn new(page: usize, has_certificates: bool) -> Self {
         Self {
             page,
-            is_in_haste: false,
             is_first: false,
             has_certificates,
             lists: 0,
@@ -95,23 +95,23 @@ impl Sweep {
     /// # Errors
     /// When the session is lost; the sweep is then void.
     pub async fn step(&mut self, session: &mut Session) -> Result<Option<Step>, StoreError> {
-        match std::mem::replace(&mut self.stage, Stage::Rest) {
+        if matches!(self.stage, Stage::Ready) {
+            session.walk(self.effort())?;
+            self.stage = Stage::Walking;
+        }
+        if matches!(self.stage, Stage::Walking) {
+            if let Some(Listed { page, lists }) = session.listed().await? {
+                let (hosts, _) = self.note(page);
+                return Ok(Some(listed(hosts, lists)));
+            }
+            self.stage = Stage::Rest;
+        }
+        match &self.stage {
             Stage::At(cursor) => {
-                let page = session.scan(&cursor, self.effort()).await?;
-                if self.is_in_haste {
-                    self.go_ahead(session, page).await?;
-                    return Box::pin(self.step(session)).await;
-                }
+                let page = session.scan(cursor, self.effort()).await?;
                 let (hosts, next) = self.note(page);
                 let lists = session.lists(&hosts).await?;
                 self.stage = next.map_or(Stage::Rest, Stage::At);
-                Ok(Some(listed(hosts, lists)))
-            }
-            Stage::Ahead { hosts, has_page } => {
-                let (lists, page) = session.take_ahead(has_page).await?;
-                if let Some(page) = page {
-                    self.go_ahead(session, page).await?;
-                }
                 Ok(Some(listed(hosts, lists)))
             }
             Stage::Rest if !self.dead_keys.is_empty() => {
@@ -128,15 +128,8 @@ impl Sweep {
                 self.certificates_met.extend(names.iter().map(|name| self.hasher.hash_one(name)));
                 Ok(Some(Step::Certificates(records)))
             }
-            Stage::Rest => Ok(None),
+            _ => Ok(None),
         }
-    }
-
-    async fn go_ahead(&mut self, session: &mut Session, page: Page) -> Result<(), StoreError> {
-        let (hosts, next) = self.note(page);
-        session.ask_ahead(&hosts, next.as_deref(), self.effort()).await?;
-        self.stage = Stage::Ahead { hosts, has_page: next.is_some() };
-        Ok(())
     }
 
     /// Takes note of what is on a page; returns the hosts on it, and the cursor of the next.
@@ -197,6 +190,3 @@ fn listed(hosts: Vec<String>, lists: Vec<List>) -> Step {
     let record = |(host, list)| Record { host, list: Some(list), dead: None };
     Step::Hosts(hosts.into_iter().zip(lists).map(record).collect())
 }
-
-/// The cursor that begins a scan.
-const FIRST: &str = "0";
