@@ -29,7 +29,7 @@ pub struct Listed {
 impl Walk {
     /// Begins one, in which Redis looks at about `effort` keys for each page. The limit is for each silence of the server's.
     pub fn begin(wire: Wire, effort: u32, limit: Duration) -> Self {
-        let (found, pages) = mpsc::channel(1);
+        let (found, pages) = mpsc::channel(4);
         Self { pages, walking: AbortOnDropHandle::new(tokio::spawn(walk(wire, effort, limit, found))) }
     }
 
