@@ -1,5 +1,7 @@
 //! What Redis is asked for in bulk, and what its answers say.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use fred::error::{Error as FredError, ErrorKind};
 use redis_protocol::resp2::types::BytesFrame;
@@ -34,8 +36,11 @@ pub(super) fn ask_for_list(commands: &mut Commands, host: &str) {
     commands.add("LRANGE", [FRONTEND_PREFIX, host], &["0", "-1"]);
 }
 
-pub(super) fn ask_for_dead_set(commands: &mut Commands, host: &str) {
+pub(super) fn ask_for_marks(commands: &mut Commands, host: &str) {
     commands.add("SMEMBERS", [DEAD_PREFIX, host], &[]);
+}
+
+pub(super) fn ask_for_expiry(commands: &mut Commands, host: &str) {
     commands.add("PTTL", [DEAD_PREFIX, host], &[]);
 }
 
@@ -75,14 +80,19 @@ pub(super) fn list(server: &Server, reply: BytesFrame) -> Result<List, StoreErro
     Ok(elements(server, reply)?.map_or(List::WrongType, List::Elements))
 }
 
-/// What [`ask_for_dead_set`] has asked for, which is the next of these replies.
-pub(super) fn dead_set(server: &Server, replies: &mut impl Iterator<Item = BytesFrame>) -> Result<DeadSet, StoreError> {
-    let (Some(members), Some(remaining)) = (replies.next(), replies.next()) else {
-        return Err(protocol(server, "SMEMBERS"));
-    };
-    let remaining = pttl(server, remaining)?;
+/// A dead set, as if it never expired.
+pub(super) fn marks(server: &Server, reply: BytesFrame) -> Result<DeadSet, StoreError> {
     // Leases of the active health check are strings; anything else here is junk. Neither marks a backend.
-    Ok(elements(server, members)?.map(|members| DeadSet::from_members(&members, remaining)).unwrap_or_default())
+    Ok(elements(server, reply)?.map(|members| DeadSet::from_members(&members, NO_EXPIRY)).unwrap_or_default())
+}
+
+/// Adds when a set expires, which may have happened since it was read.
+pub(super) fn add_expiry(server: &Server, dead: &mut DeadSet, reply: BytesFrame) -> Result<(), StoreError> {
+    match pttl(server, reply)? {
+        NO_KEY => *dead = DeadSet::default(),
+        remaining => dead.ttl = u64::try_from(remaining).ok().map(Duration::from_millis),
+    }
+    Ok(())
 }
 
 /// Whether there is such a lease.
@@ -151,3 +161,6 @@ const OUR_KEYS: &str = "[fdt][rel][oas]*";
 
 /// PTTL's answer where there is no key.
 const NO_KEY: i64 = -2;
+
+/// PTTL's answer where the key does not expire.
+const NO_EXPIRY: i64 = -1;

@@ -126,7 +126,7 @@ impl HealthSession {
     pub async fn notice(&mut self) -> Result<Option<DeadNotice>, StoreError> {
         tokio::select! {
             biased;
-            notice = self.inbox.next() => notice.map_err(|missed| self.overrun(&missed)),
+            notice = self.inbox.next() => notice.map_err(|missed| self.overrun(missed)),
             error = self.commands.broken() => Err(error),
             error = self.subscriber.broken() => Err(error),
         }
@@ -134,7 +134,7 @@ impl HealthSession {
 
     /// The next message that has already arrived, as [`HealthSession::notice`].
     pub fn arrived(&mut self) -> Result<Option<Option<DeadNotice>>, StoreError> {
-        self.inbox.arrived().map_err(|missed| self.overrun(&missed))
+        self.inbox.arrived().map_err(|missed| self.overrun(missed))
     }
 
     /// Proves that both connections are answered.
@@ -190,7 +190,7 @@ impl HealthSession {
         self.commands.ask(RUN_LIMIT, answered).await
     }
 
-    fn overrun(&self, &Missed(missed): &Missed) -> StoreError {
+    fn overrun(&self, Missed(missed): Missed) -> StoreError {
         StoreError::Overrun { server: self.subscriber.server.to_string(), missed }
     }
 }

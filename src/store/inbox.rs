@@ -1,17 +1,23 @@
 //! What a subscription has brought and nobody has asked for yet.
 
+use std::{
+    collections::VecDeque,
+    mem,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
 use fred::{
     clients::Client,
     interfaces::EventInterface,
     types::{KeyspaceEvent, Message},
 };
 use tokio::sync::{
+    Notify,
     broadcast::{
         Receiver,
         error::{RecvError, TryRecvError},
     },
-    mpsc::{self, error::TryRecvError as Nothing},
-    oneshot,
+    mpsc, oneshot,
 };
 use tokio_util::task::AbortOnDropHandle;
 
@@ -20,9 +26,48 @@ use tokio_util::task::AbortOnDropHandle;
 /// The library has memory for a fixed number of them, nine times over, whether any come or not. So that it need not have much, a
 /// task takes them over at once; here, memory is taken as they come.
 pub(super) struct Inbox<T> {
-    arrivals: mpsc::Receiver<Result<T, Missed>>,
+    /// Those of the shelf's that have been taken from it, so that it is not locked for each.
+    taken: VecDeque<T>,
+    shelf: Arc<Shelf<T>>,
     flushes: mpsc::Sender<oneshot::Sender<()>>,
     _task: AbortOnDropHandle<()>,
+}
+
+/// Where arrivals wait.
+struct Shelf<T> {
+    waiting: Mutex<Waiting<T>>,
+    has_more: Notify,
+}
+
+struct Waiting<T> {
+    arrivals: VecDeque<T>,
+    /// What comes after the last arrival, and will not come.
+    missed: Option<Missed>,
+}
+
+impl<T> Shelf<T> {
+    fn waiting(&self) -> MutexGuard<'_, Waiting<T>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds what has arrived; returns whether there can be more.
+    fn put(&self, arrived: impl Iterator<Item = Result<T, Missed>>) -> bool {
+        let mut waiting = self.waiting();
+        for arrival in arrived {
+            match arrival {
+                Ok(arrival) if waiting.arrivals.len() < MOST => waiting.arrivals.push_back(arrival),
+                Ok(_) => waiting.missed = Some(Missed(0)),
+                Err(missed) => waiting.missed = Some(missed),
+            }
+            if waiting.missed.is_some() {
+                break;
+            }
+        }
+        let is_over = waiting.missed.is_some();
+        drop(waiting);
+        self.has_more.notify_one();
+        !is_over
+    }
 }
 
 /// How events and messages are understood.
@@ -32,31 +77,42 @@ pub(super) struct Reading<T> {
 }
 
 /// So many have been lost; or all from here on, if that is 0.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Missed(pub u64);
 
 impl<T: Send + 'static> Inbox<T> {
     /// Of a client that is about to subscribe.
     pub fn new(client: &Client, reading: Reading<T>) -> Self {
-        let (arrivals_in, arrivals) = mpsc::channel(MOST);
+        let waiting = Mutex::new(Waiting { arrivals: VecDeque::new(), missed: None });
+        let shelf = Arc::new(Shelf { waiting, has_more: Notify::new() });
         let (flushes, flushes_in) = mpsc::channel(1);
         let source = Source { events: client.keyspace_event_rx(), messages: client.message_rx(), reading };
-        let task = tokio::spawn(source.take_over(arrivals_in, flushes_in));
-        Self { arrivals, flushes, _task: AbortOnDropHandle::new(task) }
+        let task = tokio::spawn(source.take_over(Arc::clone(&shelf), flushes_in));
+        Self { taken: VecDeque::new(), shelf, flushes, _task: AbortOnDropHandle::new(task) }
     }
 
     /// Waits for the next. Cancel-safe.
     pub async fn next(&mut self) -> Result<T, Missed> {
-        self.arrivals.recv().await.unwrap_or(Err(Missed(0)))
+        loop {
+            if let Some(arrival) = self.arrived()? {
+                return Ok(arrival);
+            }
+            self.shelf.has_more.notified().await;
+        }
     }
 
     /// The next one that is here.
     pub fn arrived(&mut self) -> Result<Option<T>, Missed> {
-        match self.arrivals.try_recv() {
-            Ok(arrival) => arrival.map(Some),
-            Err(Nothing::Empty) => Ok(None),
-            Err(Nothing::Disconnected) => Err(Missed(0)),
+        if self.taken.is_empty() {
+            // The memory of a burst is given back.
+            self.taken = VecDeque::new();
+            let mut waiting = self.shelf.waiting();
+            mem::swap(&mut self.taken, &mut waiting.arrivals);
+            if let Some(missed) = waiting.missed.filter(|_| self.taken.is_empty()) {
+                return Err(missed);
+            }
         }
+        Ok(self.taken.pop_front())
     }
 
     /// Waits until everything is here that the library has received by now.
@@ -77,11 +133,7 @@ struct Source<T> {
 
 impl<T> Source<T> {
     /// Hands on whatever comes, until something is lost.
-    async fn take_over(
-        mut self,
-        arrivals: mpsc::Sender<Result<T, Missed>>,
-        mut flushes: mpsc::Receiver<oneshot::Sender<()>>,
-    ) {
+    async fn take_over(mut self, shelf: Arc<Shelf<T>>, mut flushes: mpsc::Receiver<oneshot::Sender<()>>) {
         loop {
             let mut flush = None;
             let first = tokio::select! {
@@ -96,11 +148,9 @@ impl<T> Source<T> {
                 }
             };
             // All that is there, because the library goes on as soon as this waits.
-            for arrival in first.into_iter().chain(std::iter::from_fn(|| self.arrived())) {
-                let is_lost = arrival.is_err();
-                if arrivals.try_send(arrival).is_err() || is_lost {
-                    return;
-                }
+            let can_be_more = shelf.put(first.into_iter().chain(std::iter::from_fn(|| self.arrived())));
+            if !can_be_more {
+                return;
             }
             if let Some(flush) = flush {
                 // Whoever asked may have given up.

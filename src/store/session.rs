@@ -121,7 +121,7 @@ impl Session {
         loop {
             let arrival = tokio::select! {
                 biased;
-                arrival = self.inbox.next() => arrival.map_err(|missed| self.lost(&missed))?,
+                arrival = self.inbox.next() => arrival.map_err(|missed| self.lost(missed))?,
                 error = self.commands.broken() => return Err(error),
                 error = self.subscriber.broken() => return Err(error),
             };
@@ -133,7 +133,7 @@ impl Session {
 
     /// The next change that has already arrived.
     pub fn arrived(&mut self) -> Result<Option<Change>, StoreError> {
-        while let Some(arrival) = self.inbox.arrived().map_err(|missed| self.lost(&missed))? {
+        while let Some(arrival) = self.inbox.arrived().map_err(|missed| self.lost(missed))? {
             let change = self.take(arrival);
             if change.is_some() {
                 return Ok(change);
@@ -201,10 +201,17 @@ impl Session {
     pub async fn dead_sets(&mut self, hosts: &[String]) -> Result<Vec<DeadSet>, StoreError> {
         let mut commands = Commands::default();
         for host in hosts {
-            answers::ask_for_dead_set(&mut commands, host);
+            answers::ask_for_marks(&mut commands, host);
+            answers::ask_for_expiry(&mut commands, host);
         }
-        let mut replies = self.ask(&commands).await?;
-        hosts.iter().map(|_| answers::dead_set(self.server(), &mut replies)).collect()
+        let (mut replies, server) = (self.ask(&commands).await?, self.server());
+        let set = |_| {
+            let mut reply = || replies.next().ok_or_else(|| answers::protocol(server, "SMEMBERS"));
+            let mut dead = answers::marks(server, reply()?)?;
+            answers::add_expiry(server, &mut dead, reply()?)?;
+            Ok(dead)
+        };
+        hosts.iter().map(set).collect()
     }
 
     /// Whether these backends, by host and URL, are being checked by anybody, in their order.
@@ -230,28 +237,42 @@ impl Session {
         names.iter().zip(replies).map(record).collect()
     }
 
-    /// Reads everything about these hosts, in one round trip.
+    /// Reads everything about these hosts, in their order.
     pub async fn read(&mut self, hosts: Vec<String>) -> Result<Vec<Record>, StoreError> {
         let mut commands = Commands::default();
         for host in &hosts {
             answers::ask_for_list(&mut commands, host);
-            answers::ask_for_dead_set(&mut commands, host);
+            answers::ask_for_marks(&mut commands, host);
         }
         let mut replies = self.ask(&commands).await?;
         let server = self.server();
         let record = |host| {
-            let list = replies.next().ok_or_else(|| answers::protocol(server, "LRANGE"))?;
-            let (list, dead) = (answers::list(server, list)?, answers::dead_set(server, &mut replies)?);
+            let mut reply = || replies.next().ok_or_else(|| answers::protocol(server, "LRANGE"));
+            let (list, dead) = (answers::list(server, reply()?)?, answers::marks(server, reply()?)?);
             Ok(Record { host, list: Some(list), dead: Some(dead) })
         };
-        hosts.into_iter().map(record).collect()
+        let mut records: Vec<Record> = hosts.into_iter().map(record).collect::<Result<_, StoreError>>()?;
+        // Few hosts have marks, and only those need be asked how long.
+        let marked = records.iter_mut().filter_map(|Record { host, dead, .. }| dead.as_mut().map(|dead| (host, dead)));
+        let mut marked: Vec<_> = marked.filter(|(_, dead)| !dead.indexes.is_empty()).collect();
+        if !marked.is_empty() {
+            let mut commands = Commands::default();
+            for (host, _) in &marked {
+                answers::ask_for_expiry(&mut commands, host);
+            }
+            let replies = self.ask(&commands).await?;
+            for ((_, dead), reply) in marked.iter_mut().zip(replies) {
+                answers::add_expiry(self.server(), dead, reply)?;
+            }
+        }
+        Ok(records)
     }
 
     async fn ask(&mut self, commands: &Commands) -> Result<impl Iterator<Item = BytesFrame> + use<>, StoreError> {
         Ok(self.bulk.ask(commands, COMMAND_LIMIT).await?.into_iter())
     }
 
-    fn lost(&self, &Missed(missed): &Missed) -> StoreError {
+    fn lost(&self, Missed(missed): Missed) -> StoreError {
         StoreError::Overrun { server: self.subscriber.server.to_string(), missed }
     }
 }

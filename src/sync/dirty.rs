@@ -1,11 +1,13 @@
 //! Hosts and certificates whose keys may have changed since they were read, each once however many events named it.
 
-use std::{
-    collections::{HashMap, HashSet, hash_map::Entry},
-    time::Instant,
-};
+use std::{collections::hash_map::Entry, time::Instant};
+
+use foldhash::quality::RandomState;
 
 use crate::store::{Change, Session, StoreError};
+
+type HashMap<K, V> = std::collections::HashMap<K, V, RandomState>;
+type HashSet<K> = std::collections::HashSet<K, RandomState>;
 
 /// The keys still to be read again.
 #[derive(Default)]
@@ -22,7 +24,10 @@ pub struct Dirty {
 
 /// Some dirty keys, about to be read.
 pub struct Batch {
-    hosts: HashMap<String, Vec<String>>,
+    /// The hosts to read.
+    pub hosts: Vec<String>,
+    /// The backends that were announced dead, for each of the hosts.
+    pub notices: Vec<Vec<String>>,
     /// The backends whose leases have changed, by host and URL.
     pub leases: Vec<(String, String)>,
     /// The names of the certificates to read.
@@ -98,34 +103,21 @@ impl Dirty {
             let names: Vec<String> = self.certificates.iter().take(BATCH).cloned().collect();
             names.into_iter().filter_map(|name| self.certificates.take(&name)).collect()
         };
-        let hosts = if self.hosts.len() <= BATCH {
-            std::mem::take(&mut self.hosts)
+        let (hosts, notices) = if self.hosts.len() <= BATCH {
+            self.hosts.drain().unzip()
         } else {
-            let names: Vec<String> = self.hosts.keys().take(BATCH).cloned().collect();
-            names.into_iter().filter_map(|host| self.hosts.remove_entry(&host)).collect()
+            self.hosts.extract_if(|_, _| true).take(BATCH).unzip()
         };
         if self.hosts.is_empty() && self.certificates.is_empty() {
             self.since = None;
         }
         let (events, junk) = (std::mem::take(&mut self.events), std::mem::take(&mut self.junk));
-        Some(Batch { hosts, leases, certificates, events, junk, since })
-    }
-}
-
-impl Batch {
-    /// The hosts to read.
-    pub fn hosts(&self) -> Vec<String> {
-        self.hosts.keys().cloned().collect()
-    }
-
-    /// The backends of this host that were announced dead.
-    pub fn notices(&self, host: &str) -> &[String] {
-        self.hosts.get(host).map_or(&[], Vec::as_slice)
+        Some(Batch { hosts, notices, leases, certificates, events, junk, since })
     }
 }
 
 /// Hosts, or certificates, read in one round trip.
-const BATCH: usize = 1_000;
+const BATCH: usize = 4_096;
 
 #[cfg(test)]
 mod tests {
@@ -142,35 +134,35 @@ mod tests {
         dirty.add(Change::Notice(notice.clone()));
         dirty.add(Change::Notice(notice));
         let batch = dirty.take_batch(|_| None).unwrap();
-        assert_eq!((batch.hosts(), batch.events), (vec!["a".to_owned()], 10_002));
-        assert_eq!(batch.notices("a"), ["http://x"]);
+        assert_eq!((batch.hosts, batch.events), (vec!["a".to_owned()], 10_002));
+        assert_eq!(batch.notices, [["http://x"]]);
         assert!(dirty.take_batch(|_| None).is_none());
     }
 
     #[test]
     fn a_burst_on_many_hosts_is_read_in_batches() {
         let mut dirty = Dirty::default();
-        for number in 0..2_500 {
+        for number in 0..2 * BATCH + 500 {
             dirty.add(Change::Host(number.to_string()));
         }
         let mut sizes = Vec::new();
         while let Some(batch) = dirty.take_batch(|_| None) {
-            sizes.push(batch.hosts().len());
+            sizes.push(batch.hosts.len());
         }
-        assert_eq!(sizes, [1_000, 1_000, 500]);
+        assert_eq!(sizes, [BATCH, BATCH, 500]);
     }
 
     #[test]
     fn certificates_are_read_in_batches_too() {
         let mut dirty = Dirty::default();
-        for number in 0..1_500 {
+        for number in 0..BATCH + 500 {
             dirty.add(Change::Certificate(number.to_string()));
             dirty.add(Change::Certificate(number.to_string()));
         }
         dirty.add(Change::Host("a".into()));
         assert!(dirty.contains_certificate("7"));
         let batch = dirty.take_batch(|_| None).unwrap();
-        assert_eq!((batch.certificates.len(), batch.hosts().len(), batch.events), (1_000, 1, 3_001));
+        assert_eq!((batch.certificates.len(), batch.hosts.len(), batch.events), (BATCH, 1, 2 * BATCH as u64 + 1_001));
         assert_eq!(dirty.take_batch(|_| None).unwrap().certificates.len(), 500);
         assert!(dirty.take_batch(|_| None).is_none());
     }
@@ -190,7 +182,7 @@ mod tests {
         let mut batch = dirty.take_batch(lease).unwrap();
         batch.leases.sort();
         assert_eq!(batch.leases, [("a".to_owned(), "80".to_owned()), ("a".to_owned(), "http://x".to_owned())]);
-        let mut hosts = batch.hosts();
+        let mut hosts = batch.hosts;
         hosts.sort();
         assert_eq!(hosts, ["a", "a:80", "b:http://x"]);
     }
@@ -200,6 +192,6 @@ mod tests {
         let mut dirty = Dirty::default();
         dirty.add(Change::Junk);
         let batch = dirty.take_batch(|_| None).unwrap();
-        assert_eq!((batch.junk, batch.hosts().len()), (1, 0));
+        assert_eq!((batch.junk, batch.hosts.len()), (1, 0));
     }
 }

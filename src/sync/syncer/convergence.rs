@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use tracing::warn;
 
-use super::{Ended, Syncer, is_polling};
+use super::{Ended, Syncer, apart, is_polling};
 use crate::{
     store::{CertificateRecord, Record, Session, StoreError},
     sync::{
@@ -224,15 +224,6 @@ impl Syncer {
         [self.table.frontend_hosts().count(), self.stock.as_ref().map_or(0, |stock| stock.names().count())]
     }
 }
-
-/// Does something with so many records. Where they are many, others have this thread's tasks meanwhile: events to receive, the
-/// next replies to parse.
-fn apart<T>(records: usize, work: impl FnOnce() -> T) -> T {
-    if records < MANY { work() } else { tokio::task::block_in_place(work) }
-}
-
-/// So many records take longer to apply than it takes another thread to take over.
-const MANY: usize = 256;
 
 /// Keys that are read in one round trip because a walk has not met them.
 const PAGE: usize = 1_000;

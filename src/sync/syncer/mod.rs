@@ -12,6 +12,7 @@ use std::{
 
 use tokio::{
     sync::oneshot,
+    task,
     time::{self, MissedTickBehavior},
 };
 use tracing::{info, warn};
@@ -279,17 +280,20 @@ impl Syncer {
     async fn catch_up(&mut self, session: &mut Session, dirty: &mut Dirty) -> Result<(), Ended> {
         dirty.collect(session)?;
         while let Some(batch) = dirty.take_batch(|name| self.table.lease(name)) {
-            let records = session.read(batch.hosts()).await?;
+            let records = session.read(batch.hosts).await?;
             self.verify(session, records.iter().any(|record| self.table.would_remove(record))).await?;
-            let mut changed = false;
-            for record in &records {
-                changed |= self.apply(record);
-                for url in batch.notices(&record.host) {
-                    if let Some(dead) = &record.dead {
-                        self.table.remark(&record.host, url, dead, self.clock.now());
+            let changed = apart(records.len(), || {
+                let mut changed = false;
+                for (record, notices) in records.iter().zip(batch.notices) {
+                    changed |= self.apply(record);
+                    for url in notices {
+                        if let Some(dead) = &record.dead {
+                            self.table.remark(&record.host, &url, dead, self.clock.now());
+                        }
                     }
                 }
-            }
+                changed
+            });
             if changed {
                 self.publish();
             }
@@ -383,6 +387,15 @@ async fn wait_for(file: Option<&mut SnapshotFile>) -> Turn {
         None => std::future::pending().await,
     }
 }
+
+/// Does something with so many records. Where they are many, others have this thread's tasks meanwhile: events to receive, the
+/// next replies to parse.
+fn apart<T>(records: usize, work: impl FnOnce() -> T) -> T {
+    if records < MANY { work() } else { task::block_in_place(work) }
+}
+
+/// So many records take longer to apply than it takes another thread to take over.
+const MANY: usize = 256;
 
 /// How often the session is examined. Silent changes are noticed within this and the time of one load.
 const HEARTBEAT: Duration = Duration::from_secs(1);
