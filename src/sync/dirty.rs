@@ -14,6 +14,9 @@ type HashSet<K> = std::collections::HashSet<K, RandomState>;
 pub struct Dirty {
     /// By host: the backends that notices named.
     hosts: HashMap<String, Vec<String>>,
+    /// The same for those that a batch has already passed over. Newer ones come first, so that a single edit does not wait
+    /// for the end of a burst.
+    backlog: HashMap<String, Vec<String>>,
     /// What follows the prefix in dead keys: hosts, or leases.
     dead_keys: HashSet<String>,
     certificates: HashSet<String>,
@@ -46,20 +49,28 @@ impl Dirty {
         self.since.get_or_insert_with(Instant::now);
         self.events += 1;
         match change {
-            Change::Host(host) => {
-                self.hosts.entry(host).or_default();
-            }
+            Change::Host(host) => self.add_host(host),
             Change::DeadKey(name) => {
                 self.dead_keys.insert(name);
             }
             Change::Certificate(name) => {
                 self.certificates.insert(name);
             }
-            Change::Notice(notice) => match self.hosts.entry(notice.host) {
-                Entry::Occupied(urls) if urls.get().contains(&notice.url) => {}
-                urls => urls.or_default().push(notice.url),
-            },
+            Change::Notice(notice) => {
+                let is_passed_over = self.backlog.contains_key(&notice.host);
+                let hosts = if is_passed_over { &mut self.backlog } else { &mut self.hosts };
+                match hosts.entry(notice.host) {
+                    Entry::Occupied(urls) if urls.get().contains(&notice.url) => {}
+                    urls => urls.or_default().push(notice.url),
+                }
+            }
             Change::Junk => self.junk += 1,
+        }
+    }
+
+    fn add_host(&mut self, host: String) {
+        if self.backlog.is_empty() || !self.backlog.contains_key(&host) {
+            self.hosts.entry(host).or_default();
         }
     }
 
@@ -76,7 +87,7 @@ impl Dirty {
 
     /// Whether the host is to be read again.
     pub fn contains(&self, host: &str) -> bool {
-        self.hosts.contains_key(host) || self.dead_keys.contains(host)
+        self.hosts.contains_key(host) || self.backlog.contains_key(host) || self.dead_keys.contains(host)
     }
 
     /// Whether the certificate is to be read again.
@@ -89,11 +100,11 @@ impl Dirty {
     pub fn take_batch(&mut self, lease: impl Fn(&str) -> Option<(String, String)>) -> Option<Batch> {
         let since = self.since?;
         let mut leases = Vec::new();
-        for name in self.dead_keys.drain() {
+        for name in std::mem::take(&mut self.dead_keys) {
             let found = lease(&name);
             // It may be a host's all the same, but no client can ask for a host with a slash.
             if found.is_none() || !name.contains('/') {
-                self.hosts.entry(name).or_default();
+                self.add_host(name);
             }
             leases.extend(found);
         }
@@ -103,12 +114,16 @@ impl Dirty {
             let names: Vec<String> = self.certificates.iter().take(BATCH).cloned().collect();
             names.into_iter().filter_map(|name| self.certificates.take(&name)).collect()
         };
-        let (hosts, notices) = if self.hosts.len() <= BATCH {
-            self.hosts.drain().unzip()
-        } else {
-            self.hosts.extract_if(|_, _| true).take(BATCH).unzip()
-        };
-        if self.hosts.is_empty() && self.certificates.is_empty() {
+        let newest = BATCH - self.backlog.len().min(BATCH / 2);
+        let mut taken: Vec<_> = self.hosts.extract_if(|_, _| true).take(newest).collect();
+        taken.extend(self.backlog.extract_if(|_, _| true).take(BATCH - taken.len()));
+        self.backlog.extend(self.hosts.drain());
+        if self.backlog.is_empty() {
+            // The memory of a burst is given back.
+            (self.hosts, self.backlog) = Default::default();
+        }
+        let (hosts, notices) = taken.into_iter().unzip();
+        if self.backlog.is_empty() && self.certificates.is_empty() {
             self.since = None;
         }
         let (events, junk) = (std::mem::take(&mut self.events), std::mem::take(&mut self.junk));
@@ -150,6 +165,26 @@ mod tests {
             sizes.push(batch.hosts.len());
         }
         assert_eq!(sizes, [BATCH, BATCH, 500]);
+    }
+
+    #[test]
+    fn an_edit_does_not_wait_for_the_end_of_a_burst() {
+        let mut dirty = Dirty::default();
+        for number in 0..10 * BATCH {
+            dirty.add(Change::Host(number.to_string()));
+        }
+        dirty.take_batch(|_| None).unwrap();
+        dirty.add(Change::Host("a".into()));
+        let passed_over = dirty.backlog.keys().next().unwrap().clone();
+        let notice = DeadNotice { host: passed_over.clone(), url: "http://x".into(), index: 0, backends: 1 };
+        dirty.add(Change::Notice(notice));
+        dirty.add(Change::Host(passed_over.clone()));
+        assert!(dirty.contains("a") && dirty.contains(&passed_over));
+        let batches: Vec<_> = std::iter::from_fn(|| dirty.take_batch(|_| None)).collect();
+        assert!(batches[0].hosts.contains(&"a".to_owned()));
+        let hosts = batches.iter().flat_map(|batch| &batch.hosts).count();
+        let notices = batches.iter().flat_map(|batch| &batch.notices).flatten().count();
+        assert_eq!((hosts, notices), (9 * BATCH + 1, 1), "each is read once");
     }
 
     #[test]

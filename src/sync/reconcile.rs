@@ -10,6 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use foldhash::quality::RandomState;
 use smallvec::SmallVec;
 
 use crate::{
@@ -30,7 +31,8 @@ pub struct Table {
     endpoints: Endpoints,
     spares_marks: bool,
     has_retired: bool,
-    /// How many backends have been retired since endpoints without one were looked for.
+    /// About how much memory the backends had that have been retired since endpoints without one were looked for, in units of
+    /// what one takes.
     retired: usize,
 }
 
@@ -307,11 +309,11 @@ impl Table {
         if held.is_none() {
             return;
         }
-        let listed: HashSet<_> = slots(new).map(|slot| Arc::as_ptr(&slot.backend)).collect();
+        let listed: HashSet<_, RandomState> = slots(new).map(|slot| Arc::as_ptr(&slot.backend)).collect();
         for slot in slots(held).filter(|slot| !listed.contains(&Arc::as_ptr(&slot.backend))) {
             slot.backend.set_retired(true);
             self.has_retired = true;
-            self.retired += 1;
+            self.retired += 1 + slot.backend.url().len() / USUAL_URL;
         }
     }
 
@@ -377,7 +379,7 @@ impl Table {
 struct Backends {
     all: SmallVec<[(Arc<Backend>, bool); FEW_BACKENDS]>,
     /// Where they are, once they are more than can be looked through.
-    by_origin: HashMap<Origin, usize>,
+    by_origin: HashMap<Origin, usize, RandomState>,
 }
 
 impl Backends {
@@ -449,6 +451,9 @@ fn same(held: &Frontend, new: &Frontend) -> bool {
         && shape(held) == shape(new)
         && held.slots().iter().zip(new.slots()).all(|(a, b)| a.index == b.index && Arc::ptr_eq(&a.backend, &b.backend))
 }
+
+/// Bytes of a URL that are nothing to wonder at.
+const USUAL_URL: usize = 100;
 
 /// So many backends are looked through as fast as they are found by a hash.
 const FEW_BACKENDS: usize = 8;

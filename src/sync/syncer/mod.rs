@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use tokio::{
     sync::oneshot,
     task,
@@ -29,7 +30,7 @@ use super::{
 use crate::{
     clock::{self, Clock},
     routing::Routes,
-    store::{Doubt, Found, Moved, Notifications, Patience, Pattern, Record, Session, StoreError, Watch},
+    store::{Doubt, Found, List, Moved, Notifications, Patience, Pattern, Record, Session, StoreError, Watch},
     telemetry::{Metrics, StoreHealth},
 };
 
@@ -49,6 +50,8 @@ pub struct Syncer {
     kept: usize,
     /// Hosts whose malformed values have been logged.
     complained: HashSet<String>,
+    /// Hosts whose values are so large that this has been logged.
+    huge: HashSet<String>,
     loaded: Option<oneshot::Sender<()>>,
     whereabouts: Whereabouts,
 }
@@ -94,6 +97,7 @@ impl Syncer {
             stock,
             kept: 0,
             complained: HashSet::new(),
+            huge: HashSet::new(),
             loaded: Some(loaded),
             whereabouts: Whereabouts::default(),
         }
@@ -278,6 +282,7 @@ impl Syncer {
 
     /// Re-reads the keys that may have changed until none is left, publishing after each batch.
     async fn catch_up(&mut self, session: &mut Session, dirty: &mut Dirty) -> Result<(), Ended> {
+        let (began, mut edits) = (Instant::now(), 0);
         dirty.collect(session)?;
         while let Some(batch) = dirty.take_batch(|name| self.table.lease(name)) {
             let records = session.read(batch.hosts).await?;
@@ -303,10 +308,14 @@ impl Syncer {
                 self.take_certificates(session, records).await?;
             }
             self.has_changed();
+            edits += batch.events;
             self.metrics.events.inc_by(batch.events);
             self.metrics.malformed_records.inc_by(batch.junk);
             self.metrics.publish_duration.observe(batch.since.elapsed().as_secs_f64());
             dirty.collect(session)?;
+        }
+        if edits >= BURST {
+            info!(edits, took = ?began.elapsed(), "a burst of edits is in force");
         }
         Ok(())
     }
@@ -325,7 +334,27 @@ impl Syncer {
             let host = excerpt(&record.host);
             warn!(host = &*host, "malformed value in Redis: {} (and {rest} more)", applied.malformed[0]);
         }
+        self.heed_size(record);
         applied.changed
+    }
+
+    /// Says once of a value that it is so large that it holds up others.
+    fn heed_size(&mut self, record: &Record) {
+        let Some(List::Elements(elements)) = &record.list else { return };
+        let bytes: usize = elements.iter().map(Bytes::len).sum();
+        if bytes < HUGE && elements.len() < HUGE_LIST {
+            if !self.huge.is_empty() {
+                self.huge.remove(&record.host);
+            }
+        } else if self.huge.insert(record.host.clone()) {
+            let host = excerpt(&record.host);
+            warn!(
+                host = &*host,
+                elements = elements.len(),
+                bytes,
+                "a very large value in Redis, which delays other edits"
+            );
+        }
     }
 
     fn publish(&mut self) {
@@ -387,6 +416,13 @@ async fn wait_for(file: Option<&mut SnapshotFile>) -> Turn {
         None => std::future::pending().await,
     }
 }
+
+/// So many edits at once are told of.
+const BURST: u64 = 10_000;
+
+/// Bytes, and elements, of a list that is told of: it takes a tenth of a second or more to read.
+const HUGE: usize = 10_000_000;
+const HUGE_LIST: usize = 100_000;
 
 /// Does something with so many records. Where they are many, others have this thread's tasks meanwhile: events to receive, the
 /// next replies to parse.
