@@ -11,26 +11,28 @@ use fred::{
     interfaces::EventInterface,
     types::{KeyspaceEvent, Message},
 };
-use tokio::sync::{
-    Notify,
-    broadcast::{
-        Receiver,
-        error::{RecvError, TryRecvError},
+use tokio::{
+    runtime::Handle,
+    sync::{
+        Notify,
+        broadcast::{
+            Receiver,
+            error::{RecvError, TryRecvError},
+        },
+        mpsc, oneshot,
     },
-    mpsc, oneshot,
+    task,
 };
-use tokio_util::task::AbortOnDropHandle;
 
 /// Events and messages, in the form that their receiver wants.
 ///
 /// The library has memory for a fixed number of them, nine times over, whether any come or not. So that it need not have much, a
-/// task takes them over at once; here, memory is taken as they come.
+/// thread takes them over at once; here, memory is taken as they come.
 pub(super) struct Inbox<T> {
     /// Those of the shelf's that have been taken from it, so that it is not locked for each.
     taken: VecDeque<T>,
     shelf: Arc<Shelf<T>>,
     flushes: mpsc::Sender<oneshot::Sender<()>>,
-    _task: AbortOnDropHandle<()>,
 }
 
 /// Where arrivals wait.
@@ -87,8 +89,11 @@ impl<T: Send + 'static> Inbox<T> {
         let shelf = Arc::new(Shelf { waiting, has_more: Notify::new() });
         let (flushes, flushes_in) = mpsc::channel(1);
         let source = Source { events: client.keyspace_event_rx(), messages: client.message_rx(), reading };
-        let task = tokio::spawn(source.take_over(Arc::clone(&shelf), flushes_in));
-        Self { taken: VecDeque::new(), shelf, flushes, _task: AbortOnDropHandle::new(task) }
+        let (taking_over, runtime) = (source.take_over(Arc::clone(&shelf), flushes_in), Handle::current());
+        // On a thread of its own, which ends with the inbox: the library goes on for as long as there is anything to read, and
+        // in a burst that may be more than it has memory for.
+        task::spawn_blocking(move || runtime.block_on(taking_over));
+        Self { taken: VecDeque::new(), shelf, flushes }
     }
 
     /// Waits for the next. Cancel-safe.
@@ -147,7 +152,6 @@ impl<T> Source<T> {
                     None
                 }
             };
-            // All that is there, because the library goes on as soon as this waits.
             let can_be_more = shelf.put(first.into_iter().chain(std::iter::from_fn(|| self.arrived())));
             if !can_be_more {
                 return;
@@ -183,8 +187,8 @@ impl From<RecvError> for Missed {
     }
 }
 
-/// Messages that the library may have received before they are taken over. It has been seen to read 9,500 before it lets
-/// others run; its default of 32 loses nearly all of any burst.
+/// Messages that the library may have received before they are taken over. It has been seen to read 18,000 before it lets
+/// others of its thread run; its default of 32 loses nearly all of any burst.
 pub(super) const SUBSCRIPTION: usize = 16_384;
 
 /// Messages that may wait to be asked for; with more, the subscription is lost.
