@@ -140,19 +140,29 @@ impl<T> Source<T> {
     /// Hands on whatever comes, until something is lost.
     async fn take_over(mut self, shelf: Arc<Shelf<T>>, mut flushes: mpsc::Receiver<oneshot::Sender<()>>) {
         loop {
-            let mut flush = None;
-            let first = tokio::select! {
-                event = self.events.recv() => Some(event.map(|event| (self.reading.event)(&event)).map_err(Missed::from)),
-                message = self.messages.recv() => {
-                    Some(message.map(|message| (self.reading.message)(&message)).map_err(Missed::from))
+            let mut arrived = Vec::new();
+            let flush = tokio::select! {
+                arrival = self.next() => {
+                    arrived.push(arrival);
+                    None
                 }
                 asked = flushes.recv() => {
                     let Some(asked) = asked else { return };
-                    flush = Some(asked);
-                    None
+                    Some(asked)
                 }
             };
-            let can_be_more = shelf.put(first.into_iter().chain(std::iter::from_fn(|| self.arrived())));
+            if flush.is_none() {
+                // What a transaction has changed is announced together, and must be seen together: the library has handed on all
+                // that it has read when its thread gets to something else.
+                let mut pause = task::spawn(async {});
+                while arrived.last().is_some_and(Result::is_ok) {
+                    tokio::select! {
+                        arrival = self.next() => arrived.push(arrival),
+                        _ = &mut pause => break,
+                    }
+                }
+            }
+            let can_be_more = shelf.put(arrived.into_iter().chain(std::iter::from_fn(|| self.arrived())));
             if !can_be_more {
                 return;
             }
@@ -161,6 +171,13 @@ impl<T> Source<T> {
                 let _ = flush.send(());
             }
         }
+    }
+
+    async fn next(&mut self) -> Result<T, Missed> {
+        Ok(tokio::select! {
+            event = self.events.recv() => (self.reading.event)(&event?),
+            message = self.messages.recv() => (self.reading.message)(&message?),
+        })
     }
 
     fn arrived(&mut self) -> Option<Result<T, Missed>> {
