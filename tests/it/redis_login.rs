@@ -233,13 +233,14 @@ fn another_database_takes_what_the_readme_says_more() {
 }
 
 #[test]
-fn without_info_and_config_it_polls_until_the_first_event() {
+fn without_info_and_config_it_polls_until_each_kind_of_event_has_come() {
     let guarded = Guarded::start();
     guarded.set_user(&["planb-read", "-info", "-config|get", "-client|id"]);
     guarded.set_user(&["planb-write", "-info", "-client|id"]);
     let planb = guarded.planb(false, &[]).start();
     assert_eq!(planb.count("planb_sync_polling"), 1);
     works(&planb, &guarded.redis, "blind.test");
+    redis(&guarded.redis, &["PEXPIRE", "dead:refused.blind.test", "20"]);
     wait_until("events are followed", || planb.count("planb_sync_polling") == 0);
     works(&planb, &guarded.redis, "seeing.test");
 }

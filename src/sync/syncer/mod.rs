@@ -28,7 +28,7 @@ use super::{
 use crate::{
     clock::{self, Clock},
     routing::Routes,
-    store::{Doubt, Found, Moved, Notifications, Patience, Pattern, Record, Session, StoreError, Watch},
+    store::{Class, Doubt, Found, Moved, Notifications, Patience, Pattern, Record, Session, StoreError, Watch},
     telemetry::{Metrics, StoreHealth},
 };
 
@@ -348,8 +348,9 @@ impl Syncer {
             ),
             Notifications::Unknown if polls && !was_polling => warn!(
                 %server,
-                "this user may not run CONFIG GET, so whether keyspace notifications are on is known only with the first; \
-                 until then everything is read once a second: they must be set to KA"
+                "this user may not run CONFIG GET, so each kind of keyspace notifications is known to be on only when one \
+                 has come; everything is read once a second until they all have, and still missing are: {}",
+                listed(session.unheard()),
             ),
             _ if was_polling && !polls => info!(%server, "keyspace notifications are on: following events"),
             _ => {}
@@ -374,6 +375,10 @@ impl Syncer {
 
 fn is_polling(session: &Session) -> bool {
     session.announces() != Some(true)
+}
+
+fn listed(classes: &[Class]) -> String {
+    classes.iter().map(Class::to_string).collect::<Vec<_>>().join(", ")
 }
 
 async fn wait_for(file: Option<&mut SnapshotFile>) -> Turn {
