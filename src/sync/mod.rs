@@ -7,6 +7,7 @@
 //! Certificates come the same way, with the same session, or from a folder, by way of the [`FolderSyncer`]; either puts them
 //! into service through a [`Stock`]. The [`TicketSyncer`] renews the keys of session tickets.
 
+mod belief;
 mod dirty;
 mod expiry;
 mod folder;
