@@ -41,6 +41,8 @@ pub use tickets::TicketSyncer;
 pub struct Config {
     /// The read Redis.
     pub place: Place,
+    /// The write Redis, for changes that show which events are announced.
+    pub write: Place,
     /// Where the table is kept for a start without Redis.
     pub snapshot_file: Option<PathBuf>,
     /// How long to wait for Redis before a table from the file is served.

@@ -76,6 +76,22 @@ fn notifications_of_some_kinds_are_not_taken_for_all() {
 }
 
 #[test]
+fn the_proxy_has_each_kind_happen_so_as_to_hear_it() {
+    let master = reserved("KA");
+    let port = master.port().to_string();
+    let replica = ["--replicaof", "127.0.0.1", &port, "--rename-command", "CONFIG", RENAMED];
+    let replica = PrivateRedis::start(&[&replica[..], &["--notify-keyspace-events", "KA"]].concat()).unwrap();
+    master.wait_for_replica(&replica).unwrap();
+    for read in [&master, &replica] {
+        let planb = following(read, &master);
+        wait_until("events are followed", || !polls(&planb));
+        edits_are_live(&planb, &master);
+        assert_eq!((polls(&planb), drift(&planb), planb.count("planb_sync_malformed_total")), (false, 0, 0));
+    }
+    wait_until("nothing is left of it", || redis_cli(&master, &["KEYS", "dead:*"]).is_empty());
+}
+
+#[test]
 fn notifications_are_believed_when_each_kind_has_come() {
     // Nothing but the test writes to the Redis that is read.
     let (server, elsewhere) = (reserved("KA"), PrivateRedis::start(&[]).unwrap());

@@ -246,6 +246,17 @@ fn without_info_and_config_it_polls_until_each_kind_of_event_has_come() {
 }
 
 #[test]
+fn without_config_it_takes_one_right_more_to_hear_each_kind_of_event() {
+    let guarded = Guarded::start();
+    guarded.set_user(&["planb-read", "-config|get"]);
+    guarded.set_user(&["planb-write", "+rpush"]);
+    let planb = guarded.planb(false, &["--tls-listen=127.0.0.1:0"]).start();
+    wait_until("events are followed", || planb.count("planb_sync_polling") == 0);
+    let denied = redis_cli(&guarded.redis, &["ACL", "LOG"]);
+    assert!(!denied.contains("planb-write"), "{denied}");
+}
+
+#[test]
 fn a_command_that_is_forbidden_is_named_and_waited_for() {
     let guarded = Guarded::start();
     for (rule, pardon) in

@@ -2,6 +2,7 @@
 
 mod convergence;
 mod keeping;
+mod probing;
 
 use std::{
     collections::HashSet,
@@ -16,6 +17,7 @@ use tokio::{
 };
 use tracing::{info, warn};
 
+use self::probing::Probing;
 use super::{
     Config, Stock, Table,
     belief::Belief,
@@ -197,6 +199,7 @@ impl Syncer {
 
         let mut heartbeat = time::interval(HEARTBEAT);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut probing = Probing::new(self.config.write.clone());
         let mut sweep: Option<Sweep> = None;
         let mut sweeps = 0u32;
         let mut sweep_at = time::Instant::now() + self.sweep_interval(session);
@@ -218,6 +221,7 @@ impl Syncer {
                         return Err(Ended::Doubted(doubt));
                     }
                     self.take_pulse(session);
+                    probing.begin_if_due(session);
                     if session.vitals().stale().is_some() {
                         watch.doubt();
                     }
