@@ -148,6 +148,7 @@ impl Cli {
             error_pages: flags.error_pages,
             sync: sync::Config {
                 place: read.clone(),
+                write: write.clone(),
                 reconcile_every: flags.reconcile_interval,
                 shrink_grace: flags.shrink_grace,
                 snapshot_file: flags.snapshot_file,

@@ -36,6 +36,8 @@ impl Proxy {
         let log = log.unwrap_or_else(|| folder.path().join("log"));
         let process = Command::new(executable)
             .env_clear()
+            // It names each drift, not just the first of several.
+            .env("RUST_LOG", "error,planb=info,planb::sync::syncer::convergence=debug")
             .current_dir(folder.path())
             .args(["--listen=127.0.0.1:0", "--metrics-address=127.0.0.1:0", "--access-log=none"])
             .args(arguments)

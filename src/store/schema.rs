@@ -16,6 +16,9 @@ pub const CERTIFICATE_PREFIX: &str = "tls:";
 pub const CERTIFICATE_FIELDS: [&str; 2] = ["certificate", "key"];
 /// The hash of the keys of session tickets, which instances share.
 pub const TICKETS_KEY: &str = "planb:tickets";
+/// A list, a set and a hash that mean nothing, and are changed for the sake of the events. They look like dead sets because those are
+/// followed and may be written; but no host has a slash, and what is no set marks no backend.
+pub const PROBE_KEYS: [&str; 3] = ["dead:/planb/list", "dead:/planb/set", "dead:/planb/hash"];
 /// The channel on which instances tell one another of backends they marked dead.
 pub const DEAD_CHANNEL: &str = "dead";
 
@@ -169,6 +172,13 @@ mod tests {
         assert_eq!(subject_of_key("tls:a"), Some(Change::Certificate("a".to_owned())));
         assert_eq!(subject_of_key("frontend"), None);
         assert_eq!(subject_of_key("healthcheck:a"), None);
+    }
+
+    #[test]
+    fn probe_keys_are_heard_of_with_the_dead_sets() {
+        for key in PROBE_KEYS {
+            assert!(matches!(subject_of_key(key), Some(Change::DeadKey(name)) if name.contains('/')), "{key}");
+        }
     }
 
     #[test]

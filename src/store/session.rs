@@ -6,6 +6,7 @@ use super::{
     Doubt, Identity, Listed, Notifications, Page, Server, StoreError, Vitals, answers,
     bulk::{Bulk, Commands},
     client::{CONNECT_LIMIT, Connection, NO_SUBSCRIPTION},
+    heard::{Class, Hearing},
     inbox::{Inbox, Missed, Reading, SUBSCRIPTION},
     schema::{
         self, CERTIFICATE_PREFIX, CertificateRecord, Change, DEAD_CHANNEL, DEAD_PREFIX, DeadNotice, DeadSet,
@@ -31,7 +32,7 @@ pub struct Session {
     inbox: Inbox<Arrival>,
     vitals: Vitals,
     identity: Identity,
-    has_heard: bool,
+    hearing: Hearing,
 }
 
 /// Which keys to look for.
@@ -75,18 +76,19 @@ impl Session {
         let subscriber = Connection::open(server, SUBSCRIPTION).await?;
         let inbox = Inbox::new(&subscriber.client, Reading { event: of_event, message: of_message });
         let channel = |pattern: &Pattern| format!("__keyspace@{}__:{}*", server.database, pattern.prefix());
-        let patterns: Vec<String> = patterns.iter().map(channel).collect();
+        let channels: Vec<String> = patterns.iter().map(channel).collect();
         subscriber
             .ask(COMMAND_LIMIT, async {
                 subscriber.client.subscribe(DEAD_CHANNEL).await?;
                 // The library takes a reply too early here, so that a refusal becomes the answer to the next command, or is
                 // lost where none waits.
                 let (subscribed, ping) =
-                    tokio::join!(subscriber.client.psubscribe(patterns), subscriber.client.ping::<Value>(None));
+                    tokio::join!(subscriber.client.psubscribe(channels), subscriber.client.ping::<Value>(None));
                 subscribed.and(ping.map(drop))
             })
             .await?;
-        let session = Self { commands, subscriber, bulk, inbox, vitals, identity, has_heard: false };
+        let hearing = Hearing::new(Class::needed(patterns, vitals.role));
+        let session = Self { commands, subscriber, bulk, inbox, vitals, identity, hearing };
         session.barrier().await?;
         Ok(session)
     }
@@ -107,13 +109,23 @@ impl Session {
     }
 
     /// Whether changed keys surely are, or are not, announced; `None` while that is not known, because asking is forbidden
-    /// and nothing has been announced yet.
+    /// and some class of events that is needed has not been heard.
     pub fn announces(&self) -> Option<bool> {
         match self.vitals.notifications {
             Notifications::On => Some(true),
             Notifications::Off(_) => Some(false),
-            Notifications::Unknown => self.has_heard.then_some(true),
+            Notifications::Unknown => self.unheard().is_empty().then_some(true),
         }
+    }
+
+    /// The classes of events that are needed and have not been heard.
+    pub fn unheard(&self) -> &[Class] {
+        self.hearing.missing()
+    }
+
+    /// What was heard until now proves nothing any more.
+    pub fn listen_anew(&mut self) {
+        self.hearing.begin_anew();
     }
 
     /// Waits for the next change, or for the session's end. Cancel-safe.
@@ -144,8 +156,10 @@ impl Session {
 
     fn take(&mut self, arrival: Arrival) -> Option<Change> {
         match arrival {
-            Arrival::Event(change) => {
-                self.has_heard = true;
+            Arrival::Event(class, change) => {
+                if let Some(class) = class {
+                    self.hearing.hear(class);
+                }
                 change
             }
             Arrival::Message(change) => Some(change),
@@ -309,14 +323,14 @@ async fn examine(connection: &Connection) -> Result<Vitals, StoreError> {
 
 /// What the subscriber's connection brings.
 enum Arrival {
-    /// A keyspace event, and what it means for the table.
-    Event(Option<Change>),
+    /// A keyspace event: its class, and what it means for the table.
+    Event(Option<Class>, Option<Change>),
     /// A message on the channel.
     Message(Change),
 }
 
 fn of_event(event: &KeyspaceEvent) -> Arrival {
-    Arrival::Event(event.key.as_str().and_then(schema::subject_of_key))
+    Arrival::Event(Class::of(&event.operation), event.key.as_str().and_then(schema::subject_of_key))
 }
 
 fn of_message(message: &Message) -> Arrival {

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fred::{
-    interfaces::{ClientLike, HashesInterface, KeysInterface, PubsubInterface, SetsInterface},
+    interfaces::{ClientLike, HashesInterface, KeysInterface, ListInterface, PubsubInterface, SetsInterface},
     types::{InfoKind, Value},
 };
 
 use super::{
     Role, Server, StoreError, Vitals,
     client::{Connection, NO_SUBSCRIPTION},
-    schema::{DEAD_CHANNEL, DEAD_PREFIX, DeadNotice, TICKETS_KEY},
+    schema::{DEAD_CHANNEL, DEAD_PREFIX, DeadNotice, PROBE_KEYS, TICKETS_KEY},
 };
 
 /// A connection to a Redis master. After an error it must be dropped.
@@ -91,6 +91,28 @@ impl WriteSession {
     /// Deletes keys of these names (HDEL).
     pub async fn forget_ticket_keys(&self, names: Vec<String>) -> Result<(), StoreError> {
         self.connection.ask(WRITE_LIMIT, self.connection.client.hdel::<Value, _, _>(TICKETS_KEY, names)).await.map(drop)
+    }
+
+    /// Changes a list, a set and a hash that mean nothing, and lets them go after a second, so that whoever follows dead sets
+    /// hears an event of each class that may be needed. What an access list forbids is left out.
+    ///
+    /// # Errors
+    /// When anything was left out, or the session is lost.
+    pub async fn stir(&self) -> Result<(), StoreError> {
+        // Another instance may have left the same keys a moment ago; what is there already is announced to nobody.
+        let (fresh, ..) = uuid::Uuid::new_v4().as_fields();
+        let [list, set, hash] = PROBE_KEYS;
+        let changed = async {
+            let pipeline = self.connection.client.pipeline();
+            pipeline.hsetnx::<(), _, _, _>(hash, fresh.to_string(), "").await?;
+            pipeline.rpush::<(), _, _>(list, "").await?;
+            pipeline.sadd::<(), _, _>(set, fresh.to_string()).await?;
+            for key in PROBE_KEYS {
+                pipeline.expire::<(), _>(key, 1, None).await?;
+            }
+            pipeline.try_all::<Value>().await.into_iter().collect::<Result<Vec<_>, _>>()
+        };
+        self.connection.ask(WRITE_LIMIT, changed).await.map(drop)
     }
 
     /// Waits until the connection breaks. Cancel-safe.

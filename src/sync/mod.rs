@@ -7,6 +7,7 @@
 //! Certificates come the same way, with the same session, or from a folder, by way of the [`FolderSyncer`]; either puts them
 //! into service through a [`Stock`]. The [`TicketSyncer`] renews the keys of session tickets.
 
+mod belief;
 mod dirty;
 mod expiry;
 mod folder;
@@ -40,6 +41,8 @@ pub use tickets::TicketSyncer;
 pub struct Config {
     /// The read Redis.
     pub place: Place,
+    /// The write Redis, for changes that show which events are announced.
+    pub write: Place,
     /// Where the table is kept for a start without Redis.
     pub snapshot_file: Option<PathBuf>,
     /// How long to wait for Redis before a table from the file is served.

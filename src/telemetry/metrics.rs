@@ -152,7 +152,7 @@ impl Metrics {
                 .gauge("planb_sync_connected", "1 while the routing table follows the read Redis, else 0.")?,
             polling: new.gauge(
                 "planb_sync_polling",
-                "1 while keyspace notifications are off and the table is re-read every second, else 0.",
+                "1 while the table is re-read every second because keyspace notifications are off, unproven or have failed, else 0.",
             )?,
             held: new.gauge(
                 "planb_sync_held",

@@ -38,6 +38,7 @@ mod malformed;
 mod marks;
 mod metrics;
 mod names;
+mod notifications;
 mod passthrough;
 mod redis_login;
 mod removal;

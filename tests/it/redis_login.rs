@@ -233,15 +233,27 @@ fn another_database_takes_what_the_readme_says_more() {
 }
 
 #[test]
-fn without_info_and_config_it_polls_until_the_first_event() {
+fn without_info_and_config_it_polls_until_each_kind_of_event_has_come() {
     let guarded = Guarded::start();
     guarded.set_user(&["planb-read", "-info", "-config|get", "-client|id"]);
     guarded.set_user(&["planb-write", "-info", "-client|id"]);
     let planb = guarded.planb(false, &[]).start();
     assert_eq!(planb.count("planb_sync_polling"), 1);
     works(&planb, &guarded.redis, "blind.test");
+    redis(&guarded.redis, &["PEXPIRE", "dead:refused.blind.test", "20"]);
     wait_until("events are followed", || planb.count("planb_sync_polling") == 0);
     works(&planb, &guarded.redis, "seeing.test");
+}
+
+#[test]
+fn without_config_it_takes_one_right_more_to_hear_each_kind_of_event() {
+    let guarded = Guarded::start();
+    guarded.set_user(&["planb-read", "-config|get"]);
+    guarded.set_user(&["planb-write", "+rpush"]);
+    let planb = guarded.planb(false, &["--tls-listen=127.0.0.1:0"]).start();
+    wait_until("events are followed", || planb.count("planb_sync_polling") == 0);
+    let denied = redis_cli(&guarded.redis, &["ACL", "LOG"]);
+    assert!(!denied.contains("planb-write"), "{denied}");
 }
 
 #[test]

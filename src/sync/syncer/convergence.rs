@@ -2,9 +2,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use tracing::warn;
+use tracing::{debug, warn};
 
-use super::{Ended, Syncer, apart, is_polling};
+use super::{Ended, Syncer, apart, is_evident};
 use crate::{
     store::{CertificateRecord, Record, Session, StoreError},
     sync::{
@@ -18,7 +18,7 @@ use crate::{
 
 impl Syncer {
     /// One step of a proof of convergence; returns whether that was the last. Differences that no event announces are
-    /// mended, and counted unless there are no events to announce them.
+    /// mended, and counted where events should have announced them.
     pub(super) async fn sweep(
         &mut self,
         session: &mut Session,
@@ -31,6 +31,8 @@ impl Syncer {
             let dirty = Some(dirty).filter(|_| self.trust.holds_until().is_none());
             Box::pin(self.settle(session, sweep, held, dirty)).await?;
             self.publish();
+            self.belief.end_walk();
+            self.tell_polling(session);
             return Ok(true);
         };
         self.count_drift(session, &step, dirty).await?;
@@ -184,7 +186,8 @@ impl Syncer {
         Ok(())
     }
 
-    /// Counts what differs from Redis although nothing has announced, or is about to announce, a change.
+    /// Counts what differs from Redis although nothing has announced, or is about to announce, a change; from then on, events
+    /// are not believed.
     async fn count_drift(&mut self, session: &mut Session, step: &Step, dirty: &mut Dirty) -> Result<(), Ended> {
         let suspects: Vec<String> = match step {
             Step::Hosts(records) => {
@@ -200,7 +203,9 @@ impl Syncer {
         }
         // What changes everything in silence is the heartbeat's to find, and no drift.
         self.verify(session, true).await?;
-        if is_polling(session) {
+        // Events that are known to be off are no disappointment.
+        let is_off = session.announces() == Some(false);
+        if is_off || !(is_evident(session) || self.belief.counts()) {
             return Ok(());
         }
         session.barrier().await?;
@@ -211,12 +216,31 @@ impl Syncer {
                 Step::Certificates(_) => ("certificates", dirty.contains_certificate(&name)),
             };
             if !is_announced {
-                self.metrics.drift.inc();
-                let name = &*excerpt(&name);
-                warn!(name, "the {what} had drifted from Redis without an event");
+                self.note_unannounced(session, what, &name);
             }
         }
         Ok(())
+    }
+
+    /// A walk has found a difference that no event has announced.
+    fn note_unannounced(&mut self, session: &mut Session, what: &str, name: &str) {
+        let (server, name) = (session.server().to_string(), &*excerpt(name));
+        let counts = self.belief.counts();
+        if counts {
+            self.metrics.drift.inc();
+        }
+        if self.belief.fail() {
+            session.listen_anew();
+            self.metrics.polling.set(1);
+            warn!(
+                server,
+                name,
+                "the {what} had drifted from Redis without an event: reading everything once a second until events can be \
+                 believed again"
+            );
+        } else if counts {
+            debug!(server, name, "the {what} had drifted from Redis without an event");
+        }
     }
 
     /// How many frontends and certificates there are.

@@ -2,6 +2,7 @@
 
 mod convergence;
 mod keeping;
+mod probing;
 
 use std::{
     collections::HashSet,
@@ -18,8 +19,10 @@ use tokio::{
 };
 use tracing::{info, warn};
 
+use self::probing::Probing;
 use super::{
     Config, Stock, Table,
+    belief::Belief,
     dirty::Dirty,
     reconcile::excerpt,
     snapshot_file::{SnapshotFile, Turn},
@@ -30,7 +33,7 @@ use super::{
 use crate::{
     clock::{self, Clock},
     routing::Routes,
-    store::{Doubt, Found, List, Moved, Notifications, Patience, Pattern, Record, Session, StoreError, Watch},
+    store::{Class, Doubt, Found, List, Moved, Notifications, Patience, Pattern, Record, Session, StoreError, Watch},
     telemetry::{Metrics, StoreHealth},
 };
 
@@ -45,6 +48,7 @@ pub struct Syncer {
     /// Where Redis is the source of certificates.
     stock: Option<Stock>,
     trust: Trust,
+    belief: Belief,
     file: Option<SnapshotFile>,
     /// How many frontends and certificates are kept although Redis does not mention them.
     kept: usize,
@@ -52,6 +56,8 @@ pub struct Syncer {
     complained: HashSet<String>,
     /// Hosts whose values are so large that this has been logged.
     huge: HashSet<String>,
+    /// Whether it has been logged that notifications are off.
+    is_off_told: bool,
     loaded: Option<oneshot::Sender<()>>,
     whereabouts: Whereabouts,
 }
@@ -87,6 +93,7 @@ impl Syncer {
     ) -> Self {
         Self {
             trust: Trust::new(config.shrink_grace),
+            belief: Belief::new(false),
             file: config.snapshot_file.clone().map(|path| SnapshotFile::new(path, clock)),
             config,
             routes,
@@ -98,6 +105,7 @@ impl Syncer {
             kept: 0,
             complained: HashSet::new(),
             huge: HashSet::new(),
+            is_off_told: false,
             loaded: Some(loaded),
             whereabouts: Whereabouts::default(),
         }
@@ -190,11 +198,13 @@ impl Syncer {
 
     async fn follow(&mut self, session: &mut Session, watch: &mut Watch) -> Result<Infallible, Ended> {
         let mut dirty = Dirty::default();
+        self.belief = Belief::new(is_evident(session));
         self.load(session, &mut dirty).await?;
         self.catch_up(session, &mut dirty).await?;
 
         let mut heartbeat = time::interval(HEARTBEAT);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut probing = Probing::new(self.config.write.clone());
         let mut sweep: Option<Sweep> = None;
         let mut sweeps = 0u32;
         let mut sweep_at = time::Instant::now() + self.sweep_interval(session);
@@ -216,10 +226,11 @@ impl Syncer {
                         return Err(Ended::Doubted(doubt));
                     }
                     self.take_pulse(session);
+                    probing.begin_if_due(session);
                     if session.vitals().stale().is_some() {
                         watch.doubt();
                     }
-                    if is_polling(session) && !polled {
+                    if self.is_polling(session) && !polled {
                         sweep_at = time::Instant::now();
                     }
                 }
@@ -228,8 +239,9 @@ impl Syncer {
                     let began = Instant::now();
                     let current = sweep.get_or_insert_with(|| {
                         sweeps = sweeps.wrapping_add(1);
-                        let is_thorough = is_polling(session) || self.trust.holds_until().is_some();
+                        let is_thorough = self.is_polling(session) || self.trust.holds_until().is_some();
                         let has_turn = sweeps.is_multiple_of(CERTIFICATES_EVERY);
+                        self.belief.begin_walk(is_evident(session));
                         Sweep::at_leisure(self.stock.is_some() && (is_thorough || has_turn))
                     });
                     if self.sweep(session, current, &mut dirty).await? {
@@ -371,24 +383,12 @@ impl Syncer {
         }
     }
 
-    fn take_pulse(&self, session: &Session) {
-        let server = session.server();
-        let (was_polling, polls) = (self.metrics.polling.get() == 1, is_polling(session));
-        match &session.vitals().notifications {
-            Notifications::Off(flags) if !was_polling => warn!(
-                %server,
-                "keyspace notifications are off (notify-keyspace-events is \"{flags}\"), so edits take up to a second or \
-                 more to arrive: run CONFIG SET notify-keyspace-events KA on this server"
-            ),
-            Notifications::Unknown if polls && !was_polling => warn!(
-                %server,
-                "this user may not run CONFIG GET, so whether keyspace notifications are on is known only with the first; \
-                 until then everything is read once a second: they must be set to KA"
-            ),
-            _ if was_polling && !polls => info!(%server, "keyspace notifications are on: following events"),
-            _ => {}
+    fn take_pulse(&mut self, session: &Session) {
+        if !is_evident(session) {
+            self.belief.lack_evidence();
         }
-        self.metrics.polling.set(i64::from(polls));
+        self.tell_polling(session);
+        let server = session.server();
         let problem = match (session.vitals().stale(), self.trust.holds_until()) {
             (Some(problem), _) => Some(problem.to_owned()),
             (None, Some(_)) => Some(format!("it has lost data: {} entries are kept without it", self.kept)),
@@ -400,14 +400,46 @@ impl Syncer {
         }
     }
 
+    /// Says whether events are followed, where that has changed.
+    pub(super) fn tell_polling(&mut self, session: &Session) {
+        let server = session.server();
+        let (was_polling, polls) = (self.metrics.polling.get() == 1, self.is_polling(session));
+        let was_off_told = std::mem::replace(&mut self.is_off_told, session.announces() == Some(false));
+        self.metrics.polling.set(i64::from(polls));
+        match &session.vitals().notifications {
+            Notifications::Off(flags) if !was_off_told => warn!(
+                %server,
+                "keyspace notifications are off (notify-keyspace-events is \"{flags}\"), so edits take up to a second or \
+                 more to arrive: run CONFIG SET notify-keyspace-events KA on this server"
+            ),
+            Notifications::Unknown if polls && !was_polling => warn!(
+                %server,
+                "this user may not run CONFIG GET, so each kind of keyspace notifications is known to be on only when one \
+                 has come; everything is read once a second until they all have, and still missing are: {}",
+                listed(session.unheard()),
+            ),
+            _ if was_polling && !polls => info!(%server, "keyspace notifications are on: following events"),
+            _ => {}
+        }
+    }
+
     fn sweep_interval(&self, session: &Session) -> Duration {
         // While something is held, data that has come back is soon noticed.
-        if is_polling(session) || self.trust.holds_until().is_some() { POLL } else { self.config.reconcile_every }
+        if self.is_polling(session) || self.trust.holds_until().is_some() { POLL } else { self.config.reconcile_every }
+    }
+
+    fn is_polling(&self, session: &Session) -> bool {
+        !(is_evident(session) && self.belief.holds())
     }
 }
 
-fn is_polling(session: &Session) -> bool {
-    session.announces() != Some(true)
+/// Whether there is evidence that every change is announced.
+fn is_evident(session: &Session) -> bool {
+    session.announces() == Some(true)
+}
+
+fn listed(classes: &[Class]) -> String {
+    classes.iter().map(Class::to_string).collect::<Vec<_>>().join(", ")
 }
 
 async fn wait_for(file: Option<&mut SnapshotFile>) -> Turn {
@@ -439,7 +471,7 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 /// Only each so-manieth proof of convergence takes in the certificates, which weigh a hundred times what lists do.
 const CERTIFICATES_EVERY: u32 = 10;
 
-/// How often the table is re-read while keyspace notifications are off.
+/// How often the table is re-read while events are not believed.
 const POLL: Duration = Duration::from_secs(1);
 
 /// A sweep rests this many times as long as each of its steps took, so that it uses at most a fifth of one Redis core.
