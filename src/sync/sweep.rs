@@ -6,7 +6,7 @@ use foldhash::quality::RandomState;
 
 use crate::store::{CertificateRecord, FIRST, List, Listed, Page, Record, Session, StoreError};
 
-use super::{Stock, Table};
+use super::{Stock, Table, progress::Estimate};
 
 /// One walk: all lists, then all dead sets, then, where Redis is their source, all certificates. Between two steps its
 /// owner is free to do other things. What Redis did not mention is for the owner to judge.
@@ -16,6 +16,8 @@ pub struct Sweep {
     /// Whether nothing was held before, so that nothing can be missing afterwards.
     is_first: bool,
     has_certificates: bool,
+    /// How many pages of the keys were met.
+    pages: usize,
     /// How many lists were met.
     lists: usize,
     /// Found with the lists, and still to be read.
@@ -79,6 +81,7 @@ impl Sweep {
             page,
             is_first: false,
             has_certificates,
+            pages: 0,
             lists: 0,
             stage: Stage::At(FIRST.to_owned()),
             dead_keys: Vec::new(),
@@ -134,6 +137,7 @@ impl Sweep {
 
     /// Takes note of what is on a page; returns the hosts on it, and the cursor of the next.
     fn note(&mut self, page: Page) -> (Vec<String>, Option<String>) {
+        self.pages += 1;
         self.lists += page.hosts.len();
         if !self.is_first {
             self.lists_met.extend(page.hosts.iter().map(|host| self.hasher.hash_one(host)));
@@ -147,6 +151,14 @@ impl Sweep {
 
     fn effort(&self) -> u32 {
         u32::try_from(self.page).unwrap_or(u32::MAX)
+    }
+
+    /// How far it has come in a database of so many keys.
+    pub fn estimate(&self, keys: u64) -> Estimate {
+        let read = self.lists + self.sets_met.len() + self.certificates_met.len();
+        let found = read + self.dead_keys.len() + self.certificates.len();
+        let passed = if matches!(self.stage, Stage::Rest) { usize::MAX } else { self.pages * self.page };
+        Estimate::new(passed, keys, found, read)
     }
 
     /// Whether nothing was held before.

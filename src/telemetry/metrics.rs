@@ -54,6 +54,8 @@ pub struct Metrics {
     pub snapshot_age: Gauge,
     /// `planb_sync_connected`
     pub connected: IntGauge,
+    /// `planb_sync_load_progress`
+    pub load_progress: Gauge,
     /// `planb_sync_polling`
     pub polling: IntGauge,
     /// `planb_sync_held`
@@ -150,6 +152,10 @@ impl Metrics {
             )?)?,
             connected: new
                 .gauge("planb_sync_connected", "1 while the routing table follows the read Redis, else 0.")?,
+            load_progress: new.add(Gauge::new(
+                "planb_sync_load_progress",
+                "How much of the routing table a load has read, from 0 to 1; 1 while there is no load.",
+            )?)?,
             polling: new.gauge(
                 "planb_sync_polling",
                 "1 while the table is re-read every second because keyspace notifications are off, unproven or have failed, else 0.",

@@ -33,6 +33,7 @@ mod http2_websocket;
 mod identity;
 mod junk;
 mod limits;
+mod load;
 mod logs;
 mod malformed;
 mod marks;

@@ -56,6 +56,7 @@ fn every_metric_is_on_the_page() {
         "planb_sync_drift_total",
         "planb_sync_events_total",
         "planb_sync_held",
+        "planb_sync_load_progress",
         "planb_sync_malformed_total",
         "planb_sync_polling",
         "planb_sync_publish_duration_seconds",

@@ -24,6 +24,7 @@ use super::{
     Config, Stock, Table,
     belief::Belief,
     dirty::Dirty,
+    progress::Progress,
     reconcile::excerpt,
     snapshot_file::{SnapshotFile, Turn},
     sweep::Sweep,
@@ -265,10 +266,19 @@ impl Syncer {
         self.table.spare_marks(self.config.place.is_movable() && is_another);
         let held = self.held();
         let mut sweep = Sweep::in_haste(self.stock.is_some(), held == [0, 0]);
-        while let Some(step) = sweep.step(session).await? {
+        let mut progress = Progress::begin(&self.metrics.load_progress);
+        let keys = session.vitals().keys;
+        loop {
+            let step = tokio::select! {
+                step = sweep.step(session) => step?,
+                never = progress.tell() => match never {},
+            };
+            let Some(step) = step else { break };
             self.take(session, step, !sweep.is_first()).await?;
             dirty.collect(session)?;
+            progress.note(sweep.estimate(keys));
         }
+        drop(progress);
         Box::pin(self.settle(session, &sweep, held, None)).await?;
         self.table.spare_marks(false);
         self.publish();
