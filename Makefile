@@ -6,8 +6,9 @@ CHAOS_SEEDS ?= 1 2 3
 CHAOS_SECONDS ?= 120
 ATTRITION_SEEDS ?= 1
 ATTRITION_SECONDS ?= 120
+FRONTENDS ?= 100000
 
-.PHONY: help setup build demo test fleet bench bench-short bench-tls bench-latency bench-certificates bench-outages bench-table chaos attrition failovers fuzz deny
+.PHONY: help setup build demo test fleet bench bench-short bench-tls bench-latency bench-certificates bench-outages bench-table bench-routing chaos attrition failovers fuzz deny
 
 help:
 	@echo "make demo                see it work: a private Redis, two backends, the proxy, a live edit"
@@ -20,7 +21,8 @@ help:
 	@echo "make bench-latency       from an edit on the Redis master to the first request that follows it"
 	@echo "make bench-certificates  100,000 certificates in Redis: the start, memory, rotation"
 	@echo "make bench-outages       what a loss of Redis costs: requests, time, processor time, memory"
-	@echo "make bench-table         the routing table alone, at 1,000 and 1,000,000 hosts"
+	@echo "make bench-table         a large table: load, memory, edits, who waits; FRONTENDS=100000"
+	@echo "make bench-routing       finding, choosing and editing alone, at 1,000 and 1,000,000 hosts"
 	@echo "make chaos               random faults of Redis and the network while clients ask, CHAOS_SEEDS=\"1 2 3\", CHAOS_SECONDS=120 each"
 	@echo "make attrition           backends killed, frozen and ended at random under 500 requests a second, ATTRITION_SEEDS=\"1\", ATTRITION_SECONDS=120 each"
 	@echo "make failovers           random fail-overs of three Redis servers under three sentinels, while clients ask"
@@ -66,8 +68,11 @@ bench-certificates: setup
 bench-outages: build
 	bench/outages
 
-bench-table: setup
-	$(CARGO) bench --locked --bench table
+bench-table: build
+	bench/table --frontends $(FRONTENDS)
+
+bench-routing: setup
+	$(CARGO) bench --locked --bench routing
 
 chaos: setup
 	@for seed in $(CHAOS_SEEDS); do \
