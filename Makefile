@@ -8,7 +8,7 @@ ATTRITION_SEEDS ?= 1
 ATTRITION_SECONDS ?= 120
 FRONTENDS ?= 100000
 
-.PHONY: help setup build demo test fleet bench bench-short bench-tls bench-latency bench-certificates bench-outages bench-table bench-routing chaos attrition failovers fuzz deny
+.PHONY: help setup build demo test fleet bench bench-short bench-tls bench-latency bench-certificates bench-outages bench-table bench-fleet bench-routing chaos attrition failovers fuzz deny
 
 help:
 	@echo "make demo                see it work: a private Redis, two backends, the proxy, a live edit"
@@ -22,6 +22,7 @@ help:
 	@echo "make bench-certificates  100,000 certificates in Redis: the start, memory, rotation"
 	@echo "make bench-outages       what a loss of Redis costs: requests, time, processor time, memory"
 	@echo "make bench-table         a large table: load, memory, edits, who waits; FRONTENDS=100000"
+	@echo "make bench-fleet         what 20 instances ask of a master and two replicas"
 	@echo "make bench-routing       finding, choosing and editing alone, at 1,000 and 1,000,000 hosts"
 	@echo "make chaos               random faults of Redis and the network while clients ask, CHAOS_SEEDS=\"1 2 3\", CHAOS_SECONDS=120 each"
 	@echo "make attrition           backends killed, frozen and ended at random under 500 requests a second, ATTRITION_SEEDS=\"1\", ATTRITION_SECONDS=120 each"
@@ -70,6 +71,9 @@ bench-outages: build
 
 bench-table: build
 	bench/table --frontends $(FRONTENDS)
+
+bench-fleet: build
+	bench/fleet
 
 bench-routing: setup
 	$(CARGO) bench --locked --bench routing

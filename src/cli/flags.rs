@@ -190,7 +190,7 @@ pub(super) struct Flags {
     #[arg(long, env = "PLANB_WORKERS", value_parser = positive, value_name = "NUMBER")]
     pub(super) workers: Option<NonZeroUsize>,
 
-    /// How often the routing table is compared with all of Redis, to prove that no event was missed
+    /// How often, on average, the routing table is compared with all of Redis, to prove that no event was missed
     #[arg(long, env = "PLANB_RECONCILE_INTERVAL", default_value = "1m", value_parser = positive_duration, value_name = "DURATION")]
     pub(super) reconcile_interval: Duration,
 

@@ -50,6 +50,7 @@ pub struct Config {
     pub startup_wait: Duration,
     /// How long a Redis that seems to have lost its data is not believed.
     pub shrink_grace: Duration,
-    /// How long to wait between the end of one proof of convergence and the beginning of the next.
+    /// How long to wait, on average, between the end of one proof of convergence and the beginning of the next: from half of
+    /// it to half as much again.
     pub reconcile_every: Duration,
 }

@@ -435,7 +435,12 @@ impl Syncer {
 
     fn sweep_interval(&self, session: &Session) -> Duration {
         // While something is held, data that has come back is soon noticed.
-        if self.is_polling(session) || self.trust.holds_until().is_some() { POLL } else { self.config.reconcile_every }
+        if self.is_polling(session) || self.trust.holds_until().is_some() {
+            return POLL;
+        }
+        // Instances that were started together would walk through Redis together for ever.
+        let every = self.config.reconcile_every;
+        (every / 2).saturating_add(every.mul_f64(fastrand::f64()))
     }
 
     fn is_polling(&self, session: &Session) -> bool {
