@@ -1,6 +1,8 @@
 //! Which keyspace notifications are on, where Redis does not say so; and what becomes of those that are believed and fail.
 
-use super::support::{Authority, Backend, Planb, PrivateRedis, redis, redis_cli, redis_pipe, shown, wait_until};
+use super::support::{
+    Authority, Backend, Planb, PrivateRedis, redis, redis_cli, redis_pipe, replica_of, shown, wait_until,
+};
 
 /// A master whose CONFIG has another name, with these notifications.
 fn reserved(notifications: &str) -> PrivateRedis {
@@ -175,6 +177,26 @@ fn an_edit_that_goes_unannounced_ends_the_belief_in_events() {
     hidden("frontend:again.test", &a.url());
     wait_until("it polls again", || polls(&planb));
     assert_eq!(drift(&planb), 3);
+}
+
+#[test]
+fn a_list_whose_time_is_over_is_no_drift_although_its_master_has_not_noticed() {
+    let master = PrivateRedis::start(&["--enable-debug-command", "yes"]).unwrap();
+    let replica = replica_of(&master);
+    let planb = Planb::builder(&replica, &master).arguments(&["--reconcile-interval=20ms"]).start();
+    redis(&master, &["DEBUG", "SET-ACTIVE-EXPIRE", "0"]);
+    let a = Backend::named("a");
+    redis(&master, &["RPUSH", "frontend:over.test", "id", &a.url()]);
+    planb.wait_for_route("over.test");
+    redis(&master, &["PEXPIRE", "frontend:over.test", "100"]);
+    // A walk finds that the replica hides it.
+    planb.wait_for_no_route("over.test");
+    assert_eq!((drift(&planb), polls(&planb)), (0, false));
+    // To look at it tells the master, which tells the replica.
+    redis(&master, &["EXISTS", "frontend:over.test"]);
+    redis(&master, &["RPUSH", "frontend:over.test", "id", &a.url()]);
+    planb.wait_for_route("over.test");
+    assert_eq!((drift(&planb), polls(&planb)), (0, false));
 }
 
 #[test]

@@ -1,12 +1,15 @@
 //! Bringing the table into line with what walks through Redis find, and with what they do not.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    time::{Duration, Instant},
+};
 
 use tracing::{debug, warn};
 
 use super::{Ended, Syncer, apart, is_evident};
 use crate::{
-    store::{CertificateRecord, Record, Session, StoreError},
+    store::{CertificateRecord, List, Record, Role, Session, StoreError},
     sync::{
         Stock,
         dirty::Dirty,
@@ -31,6 +34,7 @@ impl Syncer {
             let dirty = Some(dirty).filter(|_| self.trust.holds_until().is_none());
             Box::pin(self.settle(session, sweep, held, dirty)).await?;
             self.publish();
+            self.judge_vanished(session);
             self.belief.end_walk();
             self.tell_polling(session);
             return Ok(true);
@@ -210,16 +214,30 @@ impl Syncer {
         }
         session.barrier().await?;
         dirty.collect(session)?;
+        let is_replica = matches!(session.vitals().role, Role::Replica { .. });
         for name in suspects {
             let (what, is_announced) = match step {
                 Step::Hosts(_) => ("routing table", dirty.contains(&name)),
                 Step::Certificates(_) => ("certificates", dirty.contains_certificate(&name)),
             };
-            if !is_announced {
+            if is_announced {
+                continue;
+            }
+            if is_replica && matches!(step, Step::Hosts(records) if is_gone(records, &name)) {
+                self.vanished.entry(name).or_insert_with(Instant::now);
+            } else {
                 self.note_unannounced(session, what, &name);
             }
         }
         Ok(())
+    }
+
+    /// Counts the lists that have vanished from a replica for so long that their end should have been announced.
+    fn judge_vanished(&mut self, session: &mut Session) {
+        let due: Vec<_> = self.vanished.extract_if(|_, since| since.elapsed() > LONGEST_SILENCE).collect();
+        for (host, _) in due {
+            self.note_unannounced(session, "routing table", &host);
+        }
     }
 
     /// A walk has found a difference that no event has announced.
@@ -248,6 +266,15 @@ impl Syncer {
         [self.table.frontend_hosts().count(), self.stock.as_ref().map_or(0, |stock| stock.names().count())]
     }
 }
+
+/// Whether the list of this host is not there any more.
+fn is_gone(records: &[Record], host: &str) -> bool {
+    let record = records.iter().find(|record| record.host == host);
+    record.is_some_and(|record| matches!(&record.list, Some(List::Elements(elements)) if elements.is_empty()))
+}
+
+/// How long a master may take to notice that the time of a key is over, which its replicas hide at once.
+const LONGEST_SILENCE: Duration = Duration::from_mins(1);
 
 /// Keys that are read in one round trip because a walk has not met them.
 const PAGE: usize = 1_000;

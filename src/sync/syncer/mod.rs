@@ -5,7 +5,7 @@ mod keeping;
 mod probing;
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     convert::Infallible,
     sync::Arc,
     time::{Duration, Instant},
@@ -55,6 +55,9 @@ pub struct Syncer {
     kept: usize,
     /// Hosts whose malformed values have been logged.
     complained: HashSet<String>,
+    /// Since when a replica has not shown the lists of these hosts any more, without an event: their time may be over, which it
+    /// announces only when its master does.
+    vanished: HashMap<String, Instant>,
     /// Hosts whose values are so large that this has been logged.
     huge: HashSet<String>,
     /// Whether it has been logged that notifications are off.
@@ -106,6 +109,7 @@ impl Syncer {
             kept: 0,
             complained: HashSet::new(),
             huge: HashSet::new(),
+            vanished: HashMap::new(),
             is_off_told: false,
             loaded: Some(loaded),
             whereabouts: Whereabouts::default(),
@@ -260,6 +264,7 @@ impl Syncer {
     /// Loads everything, collecting what changes meanwhile, and publishes it as one snapshot.
     async fn load(&mut self, session: &mut Session, dirty: &mut Dirty) -> Result<(), Ended> {
         let began = Instant::now();
+        self.vanished.clear();
         let vitals = session.vitals();
         let home = Home { server: session.server().to_string(), history: vitals.replication_id.clone() };
         let is_another = self.whereabouts.home().is_some_and(|before| *before != home);
@@ -309,6 +314,9 @@ impl Syncer {
         while let Some(batch) = dirty.take_batch(|name| self.table.lease(name)) {
             let records = session.read(batch.hosts).await?;
             self.verify(session, records.iter().any(|record| self.table.would_remove(record))).await?;
+            if !self.vanished.is_empty() {
+                self.vanished.retain(|host, _| !records.iter().any(|record| record.host == *host));
+            }
             let changed = apart(records.len(), || {
                 let mut changed = false;
                 for (record, notices) in records.iter().zip(batch.notices) {
