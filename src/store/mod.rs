@@ -5,6 +5,10 @@
 //! client library's own reconnection is switched off, because it restores subscriptions in an order that can lose events.
 //! So is its own support for sentinels, which leaves a client on a master that was frozen or demoted: a [`Place`] finds the
 //! server for each session, and a [`Watch`] tells when the session should be with another.
+//!
+//! Keys are read over a connection of our own (`bulk`), in pages: the library writes each command by itself, and makes values
+//! of its own out of each reply. A load goes through all lists by a task of its own (`walk`). What subscriptions bring is
+//! taken over by a thread of its own (`inbox`), since the library has memory for a fixed number of messages.
 
 mod answers;
 mod bulk;
