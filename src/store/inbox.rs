@@ -3,7 +3,8 @@
 use std::{
     collections::VecDeque,
     mem,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc::RecvTimeoutError},
+    time::Duration,
 };
 
 use fred::{
@@ -152,15 +153,7 @@ impl<T> Source<T> {
                 }
             };
             if flush.is_none() {
-                // What a transaction has changed is announced together, and must be seen together: the library has handed on all
-                // that it has read when its thread gets to something else.
-                let mut pause = task::spawn(async {});
-                while arrived.last().is_some_and(Result::is_ok) {
-                    tokio::select! {
-                        arrival = self.next() => arrived.push(arrival),
-                        _ = &mut pause => break,
-                    }
-                }
+                self.wait_for_pause(&mut arrived);
             }
             let can_be_more = shelf.put(arrived.into_iter().chain(std::iter::from_fn(|| self.arrived())));
             if !can_be_more {
@@ -170,6 +163,21 @@ impl<T> Source<T> {
                 // Whoever asked may have given up.
                 let _ = flush.send(());
             }
+        }
+    }
+
+    /// What a transaction has changed is announced together, and must be seen together: the library has handed on all that it
+    /// has read when its thread gets to something else. Blocks this thread, which the library then need not wake for each
+    /// message, and takes over what has come meanwhile before it is too much.
+    fn wait_for_pause(&mut self, arrived: &mut Vec<Result<T, Missed>>) {
+        let (pause, paused) = std::sync::mpsc::sync_channel(1);
+        task::spawn(async move {
+            // Who waits for it may be gone.
+            let _ = pause.send(());
+        });
+        while arrived.last().is_some_and(Result::is_ok) && paused.recv_timeout(OFTEN) == Err(RecvTimeoutError::Timeout)
+        {
+            arrived.extend(std::iter::from_fn(|| self.arrived()));
         }
     }
 
@@ -203,6 +211,9 @@ impl From<RecvError> for Missed {
         })
     }
 }
+
+/// How often messages are taken over while the library goes on reading.
+const OFTEN: Duration = Duration::from_millis(1);
 
 /// Messages that the library may have received before they are taken over. It has been seen to read 18,000 before it lets
 /// others of its thread run; its default of 32 loses nearly all of any burst.
