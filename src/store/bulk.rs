@@ -14,6 +14,7 @@ use tokio::{
     net::{TcpStream, UnixStream},
     time::timeout,
 };
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     Listed, Server, StoreError,
@@ -31,6 +32,14 @@ pub(super) struct Bulk {
     wire: Option<Wire>,
     /// While it is walked with, which takes the wire.
     walk: Option<Walk>,
+    /// What was asked for ahead, which takes the wire until it has arrived.
+    ahead: Option<Ahead>,
+}
+
+enum Ahead {
+    /// To a task of its own, so that replies are parsed while others are applied.
+    Coming(AbortOnDropHandle<Result<(Wire, Vec<BytesFrame>), StoreError>>),
+    Arrived(Vec<BytesFrame>),
 }
 
 /// The connection itself.
@@ -96,7 +105,7 @@ impl Bulk {
         let connecting = timeout(limit, connect(server)).await;
         let stream = connecting.map_err(|_| silent(server, limit))?.map_err(|error| broken(server, error))?;
         let wire = Wire { server: server.clone(), stream, input: BytesMut::new() };
-        let mut bulk = Self { server: server.clone(), wire: Some(wire), walk: None };
+        let mut bulk = Self { server: server.clone(), wire: Some(wire), walk: None, ahead: None };
         let mut commands = Commands::default();
         if let Some(password) = password {
             let user = server.login.user.as_deref();
@@ -114,11 +123,46 @@ impl Bulk {
 
     /// Sends commands, and waits for as many replies. The limit is for each silence of the server's.
     pub async fn ask(&mut self, commands: &Commands, limit: Duration) -> Result<Vec<BytesFrame>, StoreError> {
+        if let Some(ahead) = self.ahead.take() {
+            self.ahead = Some(Ahead::Arrived(self.arrive(ahead).await?));
+        }
         let mut wire = self.wire.take().ok_or_else(|| given_up(&self.server))?;
         wire.send(commands, limit).await?;
         let replies = wire.replies(commands.count, limit).await?;
         self.wire = Some(wire);
         Ok(replies)
+    }
+
+    /// Sends commands whose replies are taken later, so that server and parser have something to do meanwhile.
+    pub async fn ask_ahead(&mut self, commands: &Commands, limit: Duration) -> Result<(), StoreError> {
+        let mut wire = self.wire.take().ok_or_else(|| given_up(&self.server))?;
+        wire.send(commands, limit).await?;
+        let count = commands.count;
+        let coming = tokio::spawn(async move {
+            let replies = wire.replies(count, limit).await?;
+            Ok((wire, replies))
+        });
+        self.ahead = Some(Ahead::Coming(AbortOnDropHandle::new(coming)));
+        Ok(())
+    }
+
+    /// The replies to what was asked for ahead; none if nothing was.
+    pub async fn take_ahead(&mut self) -> Result<Vec<BytesFrame>, StoreError> {
+        match self.ahead.take() {
+            Some(ahead) => self.arrive(ahead).await,
+            None => Ok(Vec::new()),
+        }
+    }
+
+    async fn arrive(&mut self, ahead: Ahead) -> Result<Vec<BytesFrame>, StoreError> {
+        match ahead {
+            Ahead::Arrived(replies) => Ok(replies),
+            Ahead::Coming(coming) => {
+                let (wire, replies) = coming.await.map_err(|_| given_up(&self.server))??;
+                self.wire = Some(wire);
+                Ok(replies)
+            }
+        }
     }
 
     /// Begins a walk.

@@ -253,12 +253,23 @@ impl Session {
 
     /// Reads everything about these hosts, in their order.
     pub async fn read(&mut self, hosts: Vec<String>) -> Result<Vec<Record>, StoreError> {
-        let mut commands = Commands::default();
-        for host in &hosts {
-            answers::ask_for_list(&mut commands, host);
-            answers::ask_for_marks(&mut commands, host);
-        }
-        let mut replies = self.ask(&commands).await?;
+        let replies = self.bulk.ask(&ask_for_records(&hosts), COMMAND_LIMIT).await?;
+        self.records(hosts, replies).await
+    }
+
+    /// Begins to read everything about these hosts, for [`Session::read_asked`] to go on with. Other reads may come between.
+    pub async fn read_ahead(&mut self, hosts: &[String]) -> Result<(), StoreError> {
+        self.bulk.ask_ahead(&ask_for_records(hosts), COMMAND_LIMIT).await
+    }
+
+    /// Reads everything about these hosts, which has been begun.
+    pub async fn read_asked(&mut self, hosts: Vec<String>) -> Result<Vec<Record>, StoreError> {
+        let replies = self.bulk.take_ahead().await?;
+        self.records(hosts, replies).await
+    }
+
+    async fn records(&mut self, hosts: Vec<String>, replies: Vec<BytesFrame>) -> Result<Vec<Record>, StoreError> {
+        let mut replies = replies.into_iter();
         let server = self.server();
         let record = |host| {
             let mut reply = || replies.next().ok_or_else(|| answers::protocol(server, "LRANGE"));
@@ -289,6 +300,15 @@ impl Session {
     fn lost(&self, Missed(missed): Missed) -> StoreError {
         StoreError::Overrun { server: self.subscriber.server.to_string(), missed }
     }
+}
+
+fn ask_for_records(hosts: &[String]) -> Commands {
+    let mut commands = Commands::default();
+    for host in hosts {
+        answers::ask_for_list(&mut commands, host);
+        answers::ask_for_marks(&mut commands, host);
+    }
+    commands
 }
 
 async fn barrier(subscriber: &Connection, inbox: &Inbox<Arrival>) -> Result<(), StoreError> {

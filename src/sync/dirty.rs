@@ -95,6 +95,11 @@ impl Dirty {
         self.certificates.contains(name)
     }
 
+    /// Whether a batch has passed over hosts, and hosts alone, so that the next may be read before that one is applied.
+    pub fn is_burst(&self) -> bool {
+        !self.backlog.is_empty() && self.dead_keys.is_empty() && self.certificates.is_empty()
+    }
+
     /// Takes up to [`BATCH`] hosts, as many certificates, and all leases; `None` when nothing has changed. `lease` takes what
     /// follows the prefix in a dead key apart into host and URL, where that is a lease.
     pub fn take_batch(&mut self, lease: impl Fn(&str) -> Option<(String, String)>) -> Option<Batch> {

@@ -23,7 +23,7 @@ use self::probing::Probing;
 use super::{
     Config, Stock, Table,
     belief::Belief,
-    dirty::Dirty,
+    dirty::{Batch, Dirty},
     progress::Progress,
     reconcile::excerpt,
     snapshot_file::{SnapshotFile, Turn},
@@ -311,9 +311,25 @@ impl Syncer {
     async fn catch_up(&mut self, session: &mut Session, dirty: &mut Dirty) -> Result<(), Ended> {
         let (began, mut edits) = (Instant::now(), 0);
         dirty.collect(session)?;
-        while let Some(batch) = dirty.take_batch(|name| self.table.lease(name)) {
-            let records = session.read(batch.hosts).await?;
+        let mut following: Option<Batch> = None;
+        loop {
+            let (batch, is_asked) = match following.take() {
+                Some(batch) => (batch, true),
+                None => match dirty.take_batch(|name| self.table.lease(name)) {
+                    Some(batch) => (batch, false),
+                    None => break,
+                },
+            };
+            let records =
+                if is_asked { session.read_asked(batch.hosts).await? } else { session.read(batch.hosts).await? };
             self.verify(session, records.iter().any(|record| self.table.would_remove(record))).await?;
+            if dirty.is_burst() {
+                // Redis and the parser have something to do while this batch is applied.
+                following = dirty.take_batch(|name| self.table.lease(name));
+                if let Some(batch) = &following {
+                    session.read_ahead(&batch.hosts).await?;
+                }
+            }
             if !self.vanished.is_empty() {
                 self.vanished.retain(|host, _| !records.iter().any(|record| record.host == *host));
             }
