@@ -70,6 +70,18 @@ impl Endpoints {
         }
     }
 
+    /// Makes room for all of them in one go, where those that are known are of the first `read` of `of` frontends: to move
+    /// a million again and again would be a tenth of a load.
+    pub fn expect(&mut self, read: usize, of: usize) {
+        let Self { known, hasher } = self;
+        let count = known.len();
+        if known.capacity() - count < MARGIN {
+            let all = (count as u128 * of as u128).checked_div(read as u128).unwrap_or_default();
+            let all = usize::try_from(all).unwrap_or(usize::MAX).min(count * MOST_GROWTH);
+            known.reserve(all.saturating_sub(count), |endpoint| hasher.hash_one(endpoint.url()));
+        }
+    }
+
     /// Lets go of those that nobody else holds, and of the room that they took.
     pub fn forget_unused(&mut self) {
         let Self { known, hasher } = self;
@@ -85,6 +97,12 @@ impl Endpoints {
         self.known.len()
     }
 }
+
+/// Room for about as many as come at once is looked after in time.
+const MARGIN: usize = 4_096;
+
+/// How far an early estimate is trusted.
+const MOST_GROWTH: usize = 16;
 
 #[cfg(test)]
 mod tests {
@@ -102,5 +120,18 @@ mod tests {
         drop(one);
         endpoints.forget_unused();
         assert_eq!(endpoints.count(), 0);
+    }
+
+    #[test]
+    fn room_is_made_as_far_as_an_estimate_can_be_trusted() {
+        let mut endpoints = Endpoints::default();
+        endpoints.expect(0, 0);
+        let held: Vec<_> = (0..11_000).map(|number| endpoints.get(&format!("http://a{number}")).unwrap()).collect();
+        endpoints.expect(1, 10);
+        assert!(endpoints.known.capacity() >= 110_000);
+        let room = endpoints.known.capacity();
+        endpoints.expect(1, usize::MAX);
+        assert_eq!(endpoints.known.capacity(), room, "there is enough for now");
+        drop(held);
     }
 }

@@ -85,6 +85,11 @@ impl Table {
         }
     }
 
+    /// A table that was empty holds `read` of about `of` frontends.
+    pub fn expect(&mut self, read: usize, of: usize) {
+        self.endpoints.expect(read, of);
+    }
+
     /// Brings the table into agreement with one host's record, read at `now`.
     pub fn apply(&mut self, record: &Record, now: Moment) -> Applied {
         let mut applied = Applied::default();

@@ -281,7 +281,11 @@ impl Syncer {
             let Some(step) = step else { break };
             self.take(session, step, !sweep.is_first()).await?;
             dirty.collect(session)?;
-            progress.note(sweep.estimate(keys));
+            let estimate = sweep.estimate(keys);
+            progress.note(estimate);
+            if sweep.is_first() {
+                self.table.expect(estimate.read, estimate.of);
+            }
         }
         drop(progress);
         Box::pin(self.settle(session, &sweep, held, None)).await?;
