@@ -3,7 +3,7 @@
 use std::{
     ops::Deref,
     sync::{
-        Arc, OnceLock,
+        OnceLock,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
@@ -18,7 +18,7 @@ use crate::clock::Moment;
 /// every edit of the list and every other spelling of the URL, never an index.
 #[derive(Debug)]
 pub struct Backend {
-    endpoint: Arc<Endpoint>,
+    endpoint: Endpoint,
     dead_until: AtomicU64,
     pub(super) in_flight: AtomicU32,
     is_retired: AtomicBool,
@@ -48,11 +48,11 @@ impl Backend {
     /// # Errors
     /// When it is no backend's.
     pub fn parse(url: &str) -> Result<Self, BackendError> {
-        Ok(Self::new(Arc::new(Endpoint::parse(url)?)))
+        Ok(Self::new(Endpoint::parse(url)?))
     }
 
     /// The backend at this endpoint.
-    pub fn new(endpoint: Arc<Endpoint>) -> Self {
+    pub fn new(endpoint: Endpoint) -> Self {
         Self {
             endpoint,
             dead_until: AtomicU64::new(0),
@@ -64,7 +64,7 @@ impl Backend {
 
     /// The same backend, as dead as it is, under another spelling of its URL.
     #[must_use]
-    pub fn respelled(&self, endpoint: Arc<Endpoint>) -> Self {
+    pub fn respelled(&self, endpoint: Endpoint) -> Self {
         let copy = |moment: &AtomicU64| moment.load(Ordering::Relaxed).into();
         let respelled = Self { dead_until: copy(&self.dead_until), ..Self::new(endpoint) };
         if let Some(rest) = self.rest.get() {
@@ -217,7 +217,7 @@ mod tests {
         let (now, until) = (Moment::from_millis(100), Moment::from_millis(200));
         let backend = Backend::parse("http://10.0.0.1").unwrap();
         backend.fail(now, until);
-        let respelled = backend.respelled(Arc::new(Endpoint::parse("10.0.0.1/\n").unwrap()));
+        let respelled = backend.respelled(Endpoint::parse("10.0.0.1/\n").unwrap());
         assert_eq!((respelled.url(), respelled.path(), respelled.dead_until()), ("10.0.0.1/", "/", until));
         assert_eq!(respelled.origin(), backend.origin());
     }

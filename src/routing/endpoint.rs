@@ -1,18 +1,16 @@
 //! What a list element says of a backend: the same for all frontends that name it.
 
-use std::{hash::BuildHasher, sync::Arc};
+use std::hash::BuildHasher;
 
 use foldhash::quality::RandomState;
 use hashbrown::{HashTable, hash_table::Entry};
+use triomphe::ThinArc;
 
 use super::{BackendError, Origin, origin::Parts};
 
-/// A backend's URL, and where that is.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Endpoint {
-    url: Box<str>,
-    origin: Origin,
-}
+/// A backend's URL, and where that is: one piece of memory, which clones share.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint(ThinArc<Origin, u8>);
 
 impl Endpoint {
     /// Reads a list element such as `http://10.0.0.1:8080`, `https://name` or `10.0.0.1:8080`.
@@ -20,34 +18,40 @@ impl Endpoint {
     /// # Errors
     /// When it is no backend's.
     pub fn parse(element: &str) -> Result<Self, BackendError> {
-        Ok(Self { url: element.trim_ascii().into(), origin: Origin::parse(element)? })
+        Ok(Self(ThinArc::from_header_and_slice(Origin::parse(element)?, element.trim_ascii().as_bytes())))
     }
 
     /// The list element without the white space around it.
     pub fn url(&self) -> &str {
-        &self.url
+        // It was made of a text.
+        str::from_utf8(self.url_bytes()).unwrap_or_default()
+    }
+
+    /// The same, for comparisons.
+    pub fn url_bytes(&self) -> &[u8] {
+        &self.0.slice
     }
 
     /// Host and port as the list element has them.
     pub fn address(&self) -> &str {
-        Parts::of(&self.url).address()
+        Parts::of(self.url()).address()
     }
 
     /// The list element's path; may be empty. Requests ignore it.
     pub fn path(&self) -> &str {
-        Parts::of(&self.url).path()
+        Parts::of(self.url()).path()
     }
 
     /// Where to connect.
     pub fn origin(&self) -> &Origin {
-        &self.origin
+        &self.0.header.header
     }
 }
 
 /// Each endpoint once, however many frontends share it.
 #[derive(Default)]
 pub struct Endpoints {
-    known: HashTable<Arc<Endpoint>>,
+    known: HashTable<Endpoint>,
     hasher: RandomState,
 }
 
@@ -56,15 +60,15 @@ impl Endpoints {
     ///
     /// # Errors
     /// When it is no backend's.
-    pub fn get(&mut self, element: &str) -> Result<Arc<Endpoint>, BackendError> {
+    pub fn get(&mut self, element: &str) -> Result<Endpoint, BackendError> {
         let Self { known, hasher } = self;
-        let url = element.trim_ascii();
-        let hash = |endpoint: &Arc<Endpoint>| hasher.hash_one(endpoint.url());
-        match known.entry(hasher.hash_one(url), |endpoint| endpoint.url() == url, hash) {
-            Entry::Occupied(entry) => Ok(Arc::clone(entry.get())),
+        let url = element.trim_ascii().as_bytes();
+        let hash = |endpoint: &Endpoint| hasher.hash_one(endpoint.url_bytes());
+        match known.entry(hasher.hash_one(url), |endpoint| endpoint.url_bytes() == url, hash) {
+            Entry::Occupied(entry) => Ok(entry.get().clone()),
             Entry::Vacant(entry) => {
-                let endpoint = Arc::new(Endpoint::parse(url)?);
-                entry.insert(Arc::clone(&endpoint));
+                let endpoint = Endpoint::parse(element)?;
+                entry.insert(endpoint.clone());
                 Ok(endpoint)
             }
         }
@@ -78,7 +82,7 @@ impl Endpoints {
         if known.capacity() - count < MARGIN {
             let all = (count as u128 * of as u128).checked_div(read as u128).unwrap_or_default();
             let all = usize::try_from(all).unwrap_or(usize::MAX).min(count * MOST_GROWTH);
-            known.reserve(all.saturating_sub(count), |endpoint| hasher.hash_one(endpoint.url()));
+            known.reserve(all.saturating_sub(count), |endpoint| hasher.hash_one(endpoint.url_bytes()));
         }
     }
 
@@ -86,9 +90,9 @@ impl Endpoints {
     pub fn forget_unused(&mut self) {
         let Self { known, hasher } = self;
         let before = known.len();
-        known.retain(|endpoint| Arc::strong_count(endpoint) > 1);
+        known.retain(|endpoint| ThinArc::strong_count(&endpoint.0) > 1);
         if known.len() < before / 2 {
-            known.shrink_to_fit(|endpoint| hasher.hash_one(endpoint.url()));
+            known.shrink_to_fit(|endpoint| hasher.hash_one(endpoint.url_bytes()));
         }
     }
 
@@ -112,8 +116,8 @@ mod tests {
     fn an_endpoint_is_held_once_and_as_long_as_it_is_used() {
         let mut endpoints = Endpoints::default();
         let one = endpoints.get("http://a:80/\n").unwrap();
-        assert!(Arc::ptr_eq(&one, &endpoints.get(" http://a:80/").unwrap()));
-        assert!(!Arc::ptr_eq(&one, &endpoints.get("http://a:80").unwrap()), "it is spelled otherwise");
+        assert!(std::ptr::eq(one.origin(), endpoints.get(" http://a:80/").unwrap().origin()));
+        assert!(one != endpoints.get("http://a:80").unwrap(), "it is spelled otherwise");
         assert_eq!(endpoints.get("junk url"), Err(BackendError::Host));
         endpoints.forget_unused();
         assert_eq!(endpoints.count(), 1);

@@ -179,8 +179,7 @@ impl Table {
         if is_unchanged(held, elements) {
             return false;
         }
-        let endpoint = |url: &str| Endpoint::parse(url).map(Arc::new);
-        match (held, &self.build(&record.host, elements, held, endpoint, &mut Vec::new())) {
+        match (held, &self.build(&record.host, elements, held, Endpoint::parse, &mut Vec::new())) {
             (None, None) => false,
             (Some(held), Some(built)) => !same(held, built),
             _ => true,
@@ -239,7 +238,7 @@ impl Table {
         host: &str,
         elements: &[Bytes],
         held: Option<&Frontend>,
-        mut endpoint: impl FnMut(&str) -> Result<Arc<Endpoint>, BackendError>,
+        mut endpoint: impl FnMut(&str) -> Result<Endpoint, BackendError>,
         malformed: &mut Vec<Malformed>,
     ) -> Option<Frontend> {
         let (id, urls) = elements.split_first()?;
@@ -404,7 +403,7 @@ impl Backends {
     }
 
     /// The object for an element of the list. Its first spelling there counts.
-    fn listed_at(&mut self, endpoint: Arc<Endpoint>) -> Arc<Backend> {
+    fn listed_at(&mut self, endpoint: Endpoint) -> Arc<Backend> {
         let Some((backend, is_listed)) = self.0.get_mut(endpoint.origin()) else {
             let origin = endpoint.origin().clone();
             let backend = Arc::new(Backend::new(endpoint));
@@ -422,7 +421,7 @@ impl Backends {
 fn listed_among<'a>(
     before: &[Slot],
     mut known: impl Iterator<Item = &'a Arc<Backend>>,
-    endpoint: Arc<Endpoint>,
+    endpoint: Endpoint,
 ) -> Arc<Backend> {
     if let Some(slot) = before.iter().find(|slot| slot.backend.origin() == endpoint.origin()) {
         return Arc::clone(&slot.backend);
@@ -434,8 +433,12 @@ fn listed_among<'a>(
 }
 
 /// This backend under this spelling of its URL.
-fn spelled(backend: &Arc<Backend>, endpoint: Arc<Endpoint>) -> Arc<Backend> {
-    if backend.url() == endpoint.url() { Arc::clone(backend) } else { Arc::new(backend.respelled(endpoint)) }
+fn spelled(backend: &Arc<Backend>, endpoint: Endpoint) -> Arc<Backend> {
+    if backend.url_bytes() == endpoint.url_bytes() {
+        Arc::clone(backend)
+    } else {
+        Arc::new(backend.respelled(endpoint))
+    }
 }
 
 fn lower_case(host: &str) -> Cow<'_, str> {
@@ -473,7 +476,7 @@ fn is_unchanged(held: Option<&Frontend>, elements: &[Bytes]) -> bool {
 fn unchanged(held: &Frontend, urls: &[Bytes]) -> usize {
     let pairs = held.slots().iter().zip(urls).enumerate();
     let is_same = |(index, (slot, url)): &(usize, (&Slot, &Bytes))| {
-        slot.index == *index && slot.backend.url().as_bytes() == url.trim_ascii()
+        slot.index == *index && slot.backend.url_bytes() == url.trim_ascii()
     };
     pairs.take_while(is_same).count()
 }
