@@ -12,6 +12,7 @@ mod dirty;
 mod expiry;
 mod folder;
 mod ledger;
+mod listing;
 mod progress;
 mod reconcile;
 mod report;

@@ -12,6 +12,7 @@ use std::{
 use bytes::Bytes;
 use foldhash::quality::RandomState;
 
+use super::listing::{slots, unchanged};
 use crate::{
     clock::Moment,
     routing::{Backend, BackendError, Endpoint, Endpoints, Frontend, Origin, Slot, Snapshot},
@@ -238,32 +239,12 @@ impl Table {
         host: &str,
         elements: &[Bytes],
         held: Option<&Frontend>,
-        mut endpoint: impl FnMut(&str) -> Result<Endpoint, BackendError>,
+        endpoint: impl FnMut(&str) -> Result<Endpoint, BackendError>,
         malformed: &mut Vec<Malformed>,
     ) -> Option<Frontend> {
         let (id, urls) = elements.split_first()?;
-        // Of a long list, what comes before an edit need not be looked up again.
-        let unchanged = held.map_or(0, |held| unchanged(held, urls));
-        let are_few = urls.len() - unchanged <= FEW_BACKENDS;
-        let unchanged = if are_few { unchanged } else { 0 };
-        let (before, behind) = held.map_or((&[][..], &[][..]), |held| held.slots().split_at(unchanged));
         let dead = self.dead.get(host).into_iter().flat_map(BTreeMap::values);
-        // Where there are two objects for one backend, the list's counts.
-        let known = behind.iter().map(|slot| &slot.backend).chain(dead);
-        let mut by_origin = if are_few { Backends::default() } else { Backends::of(known.clone()) };
-        let mut slots = Vec::with_capacity(urls.len());
-        slots.extend_from_slice(before);
-        for (index, element) in urls.iter().enumerate().skip(unchanged) {
-            // Bytes that are no text are no harm in a path, and in a host they are refused.
-            let url = String::from_utf8_lossy(element);
-            match endpoint(&url) {
-                Ok(endpoint) if are_few => {
-                    slots.push(Slot { index, backend: listed_among(&slots, known.clone(), endpoint) });
-                }
-                Ok(endpoint) => slots.push(Slot { index, backend: by_origin.listed_at(endpoint) }),
-                Err(error) => malformed.push(Malformed::Backend { index, url: excerpt(&url).into_owned(), error }),
-            }
-        }
+        let slots = slots(urls, held, dead, endpoint, malformed);
         let frontend = Frontend::new(host, &String::from_utf8_lossy(id), slots, urls.len())?;
         Some(match held {
             Some(held) => frontend.continuing(held),
@@ -307,18 +288,19 @@ impl Table {
     fn retire(&mut self, held: Option<&Frontend>, new: Option<&Frontend>) {
         let [held, new] = [held, new].map(|frontend| frontend.map_or(&[][..], Frontend::slots));
         let is_same = |(held, new): &(&Slot, &Slot)| Arc::ptr_eq(&held.backend, &new.backend);
-        let unchanged = held.iter().zip(new).take_while(is_same).count();
-        for slot in &new[unchanged..] {
+        let before = held.iter().zip(new).take_while(is_same).count();
+        let behind = held[before..].iter().rev().zip(new[before..].iter().rev()).take_while(is_same).count();
+        for slot in &new[before..new.len() - behind] {
             slot.backend.set_retired(false);
         }
-        let behind = &held[unchanged..];
-        let many: HashSet<_, RandomState> = if behind.len() <= FEW_BACKENDS {
+        let changed = &held[before..held.len() - behind];
+        let many: HashSet<_, RandomState> = if changed.len() <= FEW_BACKENDS {
             HashSet::default()
         } else {
             new.iter().map(|slot| Arc::as_ptr(&slot.backend)).collect()
         };
-        for Slot { backend, .. } in behind {
-            let is_listed = if behind.len() <= FEW_BACKENDS {
+        for Slot { backend, .. } in changed {
+            let is_listed = if changed.len() <= FEW_BACKENDS {
                 new.iter().any(|slot| Arc::ptr_eq(&slot.backend, backend))
             } else {
                 many.contains(&Arc::as_ptr(backend))
@@ -388,59 +370,6 @@ impl Table {
     }
 }
 
-/// One object for each backend of a host, and whether the list that is being read has named it yet.
-#[derive(Default)]
-struct Backends(HashMap<Origin, (Arc<Backend>, bool), RandomState>);
-
-impl Backends {
-    /// Those that are known; of two for the same backend the first.
-    fn of<'a>(known: impl Iterator<Item = &'a Arc<Backend>>) -> Self {
-        let mut by_origin = HashMap::default();
-        for backend in known {
-            by_origin.entry(backend.origin().clone()).or_insert_with(|| (Arc::clone(backend), false));
-        }
-        Self(by_origin)
-    }
-
-    /// The object for an element of the list. Its first spelling there counts.
-    fn listed_at(&mut self, endpoint: Endpoint) -> Arc<Backend> {
-        let Some((backend, is_listed)) = self.0.get_mut(endpoint.origin()) else {
-            let origin = endpoint.origin().clone();
-            let backend = Arc::new(Backend::new(endpoint));
-            self.0.insert(origin, (Arc::clone(&backend), true));
-            return backend;
-        };
-        if !std::mem::replace(is_listed, true) {
-            *backend = spelled(backend, endpoint);
-        }
-        Arc::clone(backend)
-    }
-}
-
-/// The object for an element of a list, of which these slots come before it: as [`Backends::listed_at`], for few elements.
-fn listed_among<'a>(
-    before: &[Slot],
-    mut known: impl Iterator<Item = &'a Arc<Backend>>,
-    endpoint: Endpoint,
-) -> Arc<Backend> {
-    if let Some(slot) = before.iter().find(|slot| slot.backend.origin() == endpoint.origin()) {
-        return Arc::clone(&slot.backend);
-    }
-    match known.find(|backend| backend.origin() == endpoint.origin()) {
-        Some(backend) => spelled(backend, endpoint),
-        None => Arc::new(Backend::new(endpoint)),
-    }
-}
-
-/// This backend under this spelling of its URL.
-fn spelled(backend: &Arc<Backend>, endpoint: Endpoint) -> Arc<Backend> {
-    if backend.url_bytes() == endpoint.url_bytes() {
-        Arc::clone(backend)
-    } else {
-        Arc::new(backend.respelled(endpoint))
-    }
-}
-
 fn lower_case(host: &str) -> Cow<'_, str> {
     if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
         Cow::Owned(host.to_ascii_lowercase())
@@ -470,15 +399,6 @@ fn is_unchanged(held: Option<&Frontend>, elements: &[Bytes]) -> bool {
     held.id().as_bytes() == &**id
         && [held.listed(), held.slots().len()] == [urls.len(); 2]
         && unchanged(held, urls) == urls.len()
-}
-
-/// How many of a list's elements, from its beginning, surely are what is held already.
-fn unchanged(held: &Frontend, urls: &[Bytes]) -> usize {
-    let pairs = held.slots().iter().zip(urls).enumerate();
-    let is_same = |(index, (slot, url)): &(usize, (&Slot, &Bytes))| {
-        slot.index == *index && slot.backend.url_bytes() == url.trim_ascii()
-    };
-    pairs.take_while(is_same).count()
 }
 
 fn same(held: &Frontend, new: &Frontend) -> bool {
