@@ -70,7 +70,7 @@ fn page_of(reply: BytesFrame) -> Option<Page> {
             Some(Change::Host(host)) => page.hosts.push(host),
             Some(Change::DeadKey(name)) => page.dead_keys.push(name),
             Some(Change::Certificate(name)) => page.certificates.push(name),
-            Some(Change::Notice(_) | Change::Junk) | None => {}
+            Some(Change::Removal(_) | Change::Notice(_) | Change::Junk) | None => {}
         }
     }
     Some(page)

@@ -45,6 +45,8 @@ pub fn lease_key(host: &str, url: &str) -> String {
 pub enum Change {
     /// `frontend:<host>`.
     Host(String),
+    /// `frontend:<host>`, which has been deleted or has expired.
+    Removal(String),
     /// `dead:<host>`, or a lease, `dead:<host>:<backend url>`. Both parts of a lease may contain colons, so only who knows
     /// the frontends can tell.
     DeadKey(String),

@@ -350,7 +350,11 @@ enum Arrival {
 }
 
 fn of_event(event: &KeyspaceEvent) -> Arrival {
-    Arrival::Event(Class::of(&event.operation), event.key.as_str().and_then(schema::subject_of_key))
+    let change = match event.key.as_str().and_then(schema::subject_of_key) {
+        Some(Change::Host(host)) if matches!(&*event.operation, "del" | "expired") => Some(Change::Removal(host)),
+        change => change,
+    };
+    Arrival::Event(Class::of(&event.operation), change)
 }
 
 fn of_message(message: &Message) -> Arrival {

@@ -311,6 +311,10 @@ impl Syncer {
         Some(time::Instant::now() + self.clock.now().until(until))
     }
 
+    fn take_batch(&self, dirty: &mut Dirty) -> Option<Batch> {
+        dirty.take_batch(|name| self.table.lease(name), |host| self.huge.contains(host))
+    }
+
     /// Re-reads the keys that may have changed until none is left, publishing after each batch.
     async fn catch_up(&mut self, session: &mut Session, dirty: &mut Dirty) -> Result<(), Ended> {
         let (began, mut edits) = (Instant::now(), 0);
@@ -319,7 +323,7 @@ impl Syncer {
         loop {
             let (batch, is_asked) = match following.take() {
                 Some(batch) => (batch, true),
-                None => match dirty.take_batch(|name| self.table.lease(name)) {
+                None => match self.take_batch(dirty) {
                     Some(batch) => (batch, false),
                     None => break,
                 },
@@ -329,7 +333,7 @@ impl Syncer {
             self.verify(session, records.iter().any(|record| self.table.would_remove(record))).await?;
             if dirty.is_burst() {
                 // Redis and the parser have something to do while this batch is applied.
-                following = dirty.take_batch(|name| self.table.lease(name));
+                following = self.take_batch(dirty);
                 if let Some(batch) = &following {
                     session.read_ahead(&batch.hosts).await?;
                 }
