@@ -8,10 +8,8 @@ use std::{io, time::Duration};
 
 use bytes::BytesMut;
 use redis_protocol::resp2::{decode::decode_bytes, types::BytesFrame};
-use rustls::pki_types::ServerName;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    net::{TcpStream, UnixStream},
+    io::{AsyncReadExt, AsyncWriteExt},
     time::timeout,
 };
 use tokio_util::task::AbortOnDropHandle;
@@ -19,8 +17,8 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{
     Listed, Server, StoreError,
     answers::{protocol, unless_error},
-    client::Address,
-    replies::Replies,
+    dial::{BoxedStream, connect},
+    replies::{Bounds, Replies},
     walk::Walk,
 };
 
@@ -45,13 +43,9 @@ enum Ahead {
 /// The connection itself.
 pub(super) struct Wire {
     pub server: Server,
-    stream: Box<dyn Stream>,
+    stream: BoxedStream,
     input: BytesMut,
 }
-
-trait Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
-
-impl<S: AsyncRead + AsyncWrite + Send + Sync + Unpin> Stream for S {}
 
 /// Commands that are sent together.
 #[derive(Default)]
@@ -208,11 +202,16 @@ impl Wire {
     pub async fn replies(&mut self, count: usize, limit: Duration) -> Result<Vec<BytesFrame>, StoreError> {
         let Self { server, stream, input } = self;
         let mut replies = Vec::with_capacity(count);
-        let mut reading = Replies::default();
+        let mut reading = Replies::within(BOUNDS);
+        let mut taken = 0usize;
         loop {
             while replies.len() < count {
                 let length = reading.next(input).map_err(|_| protocol(server, "a pipeline"))?;
                 let Some(length) = length else { break };
+                taken = taken.saturating_add(length);
+                if taken > BOUNDS.bytes {
+                    return Err(protocol(server, "a pipeline"));
+                }
                 let reply = decode_bytes(&input.split_to(length).freeze()).ok().flatten();
                 let (reply, _) = reply.ok_or_else(|| protocol(server, "a pipeline"))?;
                 replies.push(reply);
@@ -236,23 +235,6 @@ impl Wire {
     }
 }
 
-async fn connect(server: &Server) -> io::Result<Box<dyn Stream>> {
-    Ok(match (&server.address, &server.tls) {
-        (Address::Unix(path), _) => Box::new(UnixStream::connect(path).await?),
-        (Address::Tcp(host, port), tls) => {
-            let stream = TcpStream::connect((host.as_str(), *port)).await?;
-            stream.set_nodelay(true)?;
-            match tls {
-                None => Box::new(stream),
-                Some(tls) => {
-                    let name = ServerName::try_from(host.clone()).map_err(io::Error::other)?;
-                    Box::new(tls.own_connector().connect(name, stream).await?)
-                }
-            }
-        }
-    })
-}
-
 fn broken(server: &Server, error: io::Error) -> StoreError {
     StoreError::from_fred(server, error.into())
 }
@@ -265,6 +247,9 @@ pub(super) fn given_up(server: &Server) -> StoreError {
 fn silent(server: &Server, limit: Duration) -> StoreError {
     StoreError::Silent { server: server.to_string(), limit }
 }
+
+/// What a reply may come to, and all that are waited for at once. Redis itself lets no value grow beyond 512 MiB.
+const BOUNDS: Bounds = Bounds { bytes: 1 << 30, elements: 1 << 26 };
 
 /// Bytes to make room for at least and at most, before a read.
 const LEAST_ROOM: usize = 64 * 1024;

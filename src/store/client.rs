@@ -4,6 +4,7 @@ use std::{fmt, path::PathBuf, pin::pin, time::Duration};
 
 use fred::{
     clients::Client,
+    error::{Error, ErrorKind},
     interfaces::ClientLike,
     types::{
         Builder, ConnectHandle,
@@ -11,7 +12,9 @@ use fred::{
     },
 };
 
-use super::{StoreError, login::Login, tls::Tls};
+use tokio::time::timeout;
+
+use super::{StoreError, dial, guard::Guard, login::Login, tls::Tls};
 
 /// A Redis server and how to log in to it.
 #[derive(Clone)]
@@ -74,6 +77,7 @@ pub(super) struct Connection {
     pub client: Client,
     pub server: Server,
     task: ConnectHandle,
+    guard: Guard,
 }
 
 impl Connection {
@@ -87,14 +91,16 @@ impl Connection {
     pub async fn open_within(limit: Duration, server: &Server, messages: usize) -> Result<Self, StoreError> {
         let password = server.login.password().await;
         let password = password.map_err(|cause| StoreError::PasswordFile { server: server.to_string(), cause })?;
+        let failed = |error| StoreError::from_fred(server, error);
+        let stream = match timeout(limit, dial::connect(server)).await {
+            Ok(connected) => connected.map_err(|error| failed(error.into()))?,
+            Err(_) => return Err(failed(Error::new(ErrorKind::Timeout, "the connection was not made in time"))),
+        };
+        let guard = Guard::before(stream).map_err(|error| failed(error.into()))?;
         let config = Config {
-            server: match &server.address {
-                Address::Tcp(host, port) => ServerConfig::new_centralized(host.as_str(), *port),
-                Address::Unix(path) => ServerConfig::Unix { path: path.clone() },
-            },
+            server: ServerConfig::Unix { path: guard.path() },
             username: server.login.user.clone(),
             password: password.map(|password| password.0),
-            tls: server.tls.as_ref().map(|tls| tls.connector().into()),
             database: Some(server.database).filter(|&database| database != 0),
             fail_fast: true,
             ..Config::default()
@@ -104,11 +110,10 @@ impl Connection {
                 connection.connection_timeout = limit;
                 connection.internal_command_timeout = limit;
                 connection.max_command_attempts = 1;
-                connection.tcp.nodelay = Some(true);
             })
             .with_performance_config(|performance| performance.broadcast_channel_capacity = messages)
             .build()
-            .map_err(|error| StoreError::from_fred(server, error))?;
+            .map_err(failed)?;
         let mut connected = pin!(client.wait_for_connect());
         // It hears of nothing that happens before its first poll.
         tokio::select! {
@@ -116,11 +121,11 @@ impl Connection {
             _ = &mut connected => unreachable!("nobody has begun to connect"),
             () = std::future::ready(()) => {}
         }
-        let connection = Self { client: client.clone(), server: server.clone(), task: client.connect() };
+        let connection = Self { client: client.clone(), server: server.clone(), task: client.connect(), guard };
         // The deadline here only guards against the library's own deadlines failing to cover a step.
-        match tokio::time::timeout(limit * 3, connected).await {
+        match timeout(limit * 3, connected).await {
             Ok(Ok(())) => Ok(connection),
-            Ok(Err(error)) => Err(StoreError::from_fred(server, error)),
+            Ok(Err(error)) => Err(connection.failed(error)),
             Err(_) => Err(connection.silent(limit * 3)),
         }
     }
@@ -129,19 +134,30 @@ impl Connection {
     pub async fn broken(&mut self) -> StoreError {
         let source = match (&mut self.task).await {
             Ok(Err(error)) => error,
-            Ok(Ok(())) | Err(_) => fred::error::Error::new(fred::error::ErrorKind::IO, "the connection was closed"),
+            Ok(Ok(())) | Err(_) => Error::new(ErrorKind::IO, "the connection was closed"),
         };
+        if self.guard.has_objected() {
+            return self.failed(source);
+        }
         StoreError::Connection { server: self.server.to_string(), source }
+    }
+
+    /// What an error of the library's means.
+    pub fn failed(&self, error: Error) -> StoreError {
+        if self.guard.has_objected() {
+            return StoreError::Unbounded { server: self.server.to_string() };
+        }
+        StoreError::from_fred(&self.server, error)
     }
 
     /// Runs one exchange with the server under a deadline.
     pub async fn ask<T>(
         &self,
         limit: Duration,
-        exchange: impl Future<Output = Result<T, fred::error::Error>>,
+        exchange: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, StoreError> {
-        match tokio::time::timeout(limit, exchange).await {
-            Ok(result) => result.map_err(|error| StoreError::from_fred(&self.server, error)),
+        match timeout(limit, exchange).await {
+            Ok(result) => result.map_err(|error| self.failed(error)),
             Err(_) => Err(self.silent(limit)),
         }
     }

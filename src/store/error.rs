@@ -15,6 +15,12 @@ pub enum StoreError {
         /// What the client library said.
         source: FredError,
     },
+    /// The server's answer is none, or is larger or deeper than any can be.
+    #[error("Redis at {server} answers with what is no reply, or beyond all bounds")]
+    Unbounded {
+        /// The server.
+        server: String,
+    },
     /// The server is to speak TLS, but does not.
     #[error("Redis at {server} completes no TLS handshake, perhaps because it speaks none on this port: {cause}")]
     NotTls {

@@ -13,7 +13,9 @@
 mod answers;
 mod bulk;
 mod client;
+mod dial;
 mod error;
+mod guard;
 mod health;
 mod heard;
 mod inbox;

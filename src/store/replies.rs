@@ -2,28 +2,50 @@
 //! begins anew whenever a reply is not whole yet, which for a list of a million elements would take minutes.
 
 /// Follows replies, one after the other.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Replies {
+    bounds: Bounds,
     /// How far the present reply has been followed.
     at: usize,
-    /// Elements of it that are still to come, of arrays in arrays together; 0 before it begins.
-    left: u64,
+    /// Elements that are still to come of each of the arrays that have begun, the outermost first.
+    open: Vec<u64>,
+    /// Elements that all its arrays have announced.
+    elements: u64,
     /// Bytes that are wanted before there is more to follow.
     wanted: usize,
 }
 
-/// What is no reply.
+/// What a reply may come to. Beyond that, nobody has an honest use for it, and the parser would take more memory or, for arrays
+/// in arrays, more stack than there is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    /// Bytes, from its first to its last.
+    pub bytes: usize,
+    /// Elements of all its arrays together.
+    pub elements: u64,
+}
+
+/// What is no reply, or is beyond its bounds.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Malformed;
 
 impl Replies {
+    /// Follows replies within these bounds.
+    pub fn within(bounds: Bounds) -> Self {
+        Self { bounds, at: 0, open: Vec::new(), elements: 0, wanted: 0 }
+    }
+
     /// The length of the reply that `input` begins with, once all of it is there. The same input is given again with more at
     /// its end until then; afterwards, what follows the reply.
     pub fn next(&mut self, input: &[u8]) -> Result<Option<usize>, Malformed> {
-        if self.left == 0 {
-            (self.at, self.left) = (0, 1);
+        if self.open.is_empty() {
+            (self.at, self.elements) = (0, 0);
+            self.open.push(1);
         }
-        while self.left > 0 {
+        loop {
+            while self.open.pop_if(|left| *left == 0).is_some() {}
+            let depth = self.open.len();
+            let Some(left) = self.open.last_mut() else { return Ok(Some(self.at)) };
             let rest = &input[self.at..];
             self.wanted = 0;
             let Some(end) = memchr::memchr(b'\n', rest) else {
@@ -31,7 +53,7 @@ impl Replies {
             };
             let line = rest[..end].strip_suffix(b"\r").ok_or(Malformed)?;
             let (kind, text) = line.split_first().ok_or(Malformed)?;
-            let mut length = end + 1;
+            let (mut length, mut begun) = (end + 1, None);
             match kind {
                 b'+' | b'-' | b':' => {}
                 b'$' => {
@@ -40,6 +62,9 @@ impl Replies {
                             .ok()
                             .and_then(|bytes| bytes.checked_add(length + 2))
                             .ok_or(Malformed)?;
+                        if length > self.bounds.bytes - self.at {
+                            return Err(Malformed);
+                        }
                         if length > rest.len() {
                             self.wanted = length - rest.len();
                             return Ok(None);
@@ -48,14 +73,21 @@ impl Replies {
                 }
                 b'*' => {
                     let elements = count(text)?.unwrap_or_default();
-                    self.left = self.left.checked_add(elements).ok_or(Malformed)?;
+                    self.elements = self.elements.checked_add(elements).ok_or(Malformed)?;
+                    if self.elements > self.bounds.elements || depth > DEEPEST {
+                        return Err(Malformed);
+                    }
+                    begun = Some(elements);
                 }
                 _ => return Err(Malformed),
             }
+            *left -= 1;
             self.at += length;
-            self.left -= 1;
+            self.open.extend(begun);
+            if self.at > self.bounds.bytes {
+                return Err(Malformed);
+            }
         }
-        Ok(Some(self.at))
     }
 
     /// How many bytes must come at least before [`Replies::next`] can tell more; 0 where that is not known.
@@ -75,14 +107,19 @@ fn count(text: &[u8]) -> Result<Option<u64>, Malformed> {
 /// Bytes of a line, which is a count, or the text of an error.
 const LONGEST_LINE: usize = 64 * 1024;
 
+/// Arrays in arrays. Of what is asked here, nothing is answered with more than two.
+const DEEPEST: usize = 8;
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
 
+    const BOUNDS: Bounds = Bounds { bytes: 10_000, elements: 100 };
+
     fn lengths(input: &[u8], step: usize) -> Result<Vec<usize>, Malformed> {
-        let (mut replies, mut from, mut lengths) = (Replies::default(), 0, Vec::new());
+        let (mut replies, mut from, mut lengths) = (Replies::within(BOUNDS), 0, Vec::new());
         for to in (0..=input.len()).step_by(step).chain([input.len()]) {
             while from < to
                 && let Some(length) = replies.next(&input[from..to])?
@@ -119,12 +156,24 @@ mod tests {
         {
             assert_eq!(lengths(junk.as_bytes(), 1), Err(Malformed), "{junk}");
         }
-        assert_eq!(Replies::default().next(&vec![b'+'; 100_000]), Err(Malformed));
+        assert_eq!(Replies::within(BOUNDS).next(&vec![b'+'; 100_000]), Err(Malformed));
+    }
+
+    #[test]
+    fn what_is_beyond_bounds_is_refused_as_soon_as_it_is_announced() {
+        let nested = |depth: usize| "*1\r\n".repeat(depth) + ":1\r\n";
+        assert_eq!(lengths(nested(DEEPEST).as_bytes(), 1).map(|lengths| lengths.len()), Ok(1));
+        for beyond in [&nested(DEEPEST + 1)[..], "*2000000000\r\n", "*1\r\n*100\r\n", "$10000\r\n", "*3\r\n$9000\r\n"] {
+            let padding = "x".repeat(9_000) + "\r\n$9000\r\n" + &"x".repeat(9_000) + "\r\n";
+            let input = if beyond.ends_with("$9000\r\n") { beyond.to_owned() + &padding } else { beyond.to_owned() };
+            assert_eq!(lengths(input.as_bytes(), 1_000), Err(Malformed), "{beyond}");
+        }
+        assert_eq!(lengths("*2\r\n*0\r\n*-1\r\n".repeat(1_000).as_bytes(), 7).map(|lengths| lengths.len()), Ok(1_000));
     }
 
     #[test]
     fn a_long_value_says_how_much_is_wanted() {
-        let mut replies = Replies::default();
+        let mut replies = Replies::within(BOUNDS);
         assert_eq!(replies.next(b"*2\r\n$1000\r\nabc"), Ok(None));
         assert_eq!(replies.wanted(), 999);
     }

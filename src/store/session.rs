@@ -336,7 +336,7 @@ async fn examine(connection: &Connection) -> Result<Vitals, StoreError> {
     };
     let (keys, replication, commands, flags) =
         tokio::time::timeout(HEARTBEAT_LIMIT, asked).await.map_err(|_| connection.silent(HEARTBEAT_LIMIT))?;
-    let keys = keys.map_err(|error| StoreError::from_fred(&connection.server, error))?;
+    let keys = keys.map_err(|error| connection.failed(error))?;
     let flags = flags.ok().and_then(|answer| answer.into_array().into_iter().nth(1)?.into_string());
     Ok(Vitals::parse(replication.as_deref().unwrap_or_default(), commands.ok().as_deref(), keys, flags.as_deref()))
 }

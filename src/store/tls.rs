@@ -6,7 +6,6 @@ use std::{
     sync::Arc,
 };
 
-use fred::types::config::TlsConnector;
 use rustls::{ClientConfig, crypto::aws_lc_rs};
 
 use crate::roots::{self, RootsError};
@@ -57,13 +56,8 @@ impl Tls {
         Ok(Self(Arc::new(config)))
     }
 
-    /// The same in the client library's form.
-    pub(super) fn connector(&self) -> TlsConnector {
-        self.own_connector().into()
-    }
-
-    /// The same for connections of our own.
-    pub(super) fn own_connector(&self) -> tokio_rustls::TlsConnector {
+    /// What connections are made with.
+    pub(super) fn connector(&self) -> tokio_rustls::TlsConnector {
         Arc::clone(&self.0).into()
     }
 }

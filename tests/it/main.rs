@@ -22,6 +22,7 @@ mod handshakes;
 mod headers;
 mod healthcheck;
 mod hipache;
+mod hostile_redis;
 mod http1;
 mod http2;
 mod http2_bodies;

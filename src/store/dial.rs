@@ -1,0 +1,37 @@
+//! Connecting to a Redis server.
+
+use std::io;
+
+use rustls::pki_types::ServerName;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpStream, UnixStream},
+};
+
+use super::{Server, client::Address};
+
+/// A connection, whatever it goes over.
+pub(super) type BoxedStream = Box<dyn Stream>;
+
+/// What can be read from and written to.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Sync + Unpin> Stream for S {}
+
+/// Connects, and shakes hands where the server speaks TLS.
+pub(super) async fn connect(server: &Server) -> io::Result<BoxedStream> {
+    Ok(match (&server.address, &server.tls) {
+        (Address::Unix(path), _) => Box::new(UnixStream::connect(path).await?),
+        (Address::Tcp(host, port), tls) => {
+            let stream = TcpStream::connect((host.as_str(), *port)).await?;
+            stream.set_nodelay(true)?;
+            match tls {
+                None => Box::new(stream),
+                Some(tls) => {
+                    let name = ServerName::try_from(host.clone()).map_err(io::Error::other)?;
+                    Box::new(tls.connector().connect(name, stream).await?)
+                }
+            }
+        }
+    })
+}
