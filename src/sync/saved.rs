@@ -5,14 +5,14 @@
 
 use std::{
     collections::HashSet,
-    fs::{self, File},
-    io::{self, Write},
+    fs, io,
     path::{Path, PathBuf},
 };
 
 use aws_lc_rs::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 use serde::{Deserialize, Serialize};
 
+use super::replacing::replace;
 use crate::{
     clock::{Clock, Moment},
     routing::Snapshot,
@@ -140,29 +140,8 @@ impl Saved {
     /// When the folder cannot be written to, or the disk is full; the old file is then still there.
     pub fn write(&self, path: &Path) -> io::Result<()> {
         let content = postcard::to_stdvec(self).map_err(io::Error::other)?;
-        let folder = folder_of(path);
-        // For its owner alone, which is what temporary files are.
-        let mut file = tempfile::Builder::new().prefix(".planb-snapshot-").tempfile_in(folder)?;
-        file.write_all(TITLE)?;
-        file.write_all(digest(&SHA256, &content).as_ref())?;
-        file.write_all(&content)?;
-        file.as_file().sync_all()?;
-        file.persist(path).map_err(|error| error.error)?;
-        File::open(folder)?.sync_all()
+        replace(path, &[TITLE, digest(&SHA256, &content).as_ref(), &content])
     }
-}
-
-/// Makes sure that a file can be put there.
-///
-/// # Errors
-/// When the folder is not there, or cannot be written to.
-pub fn check_writable(path: &Path) -> io::Result<()> {
-    tempfile::tempfile_in(folder_of(path)).map(drop)
-}
-
-/// The folder that a file is in.
-fn folder_of(path: &Path) -> &Path {
-    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// A moment as the clock on the wall has it; `None` for the end of time.
@@ -175,8 +154,6 @@ const TITLE: &[u8] = b"planb snapshot 1\n";
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     fn saved() -> Saved {
@@ -210,8 +187,6 @@ mod tests {
         saved().write(&path).unwrap();
         saved().write(&path).unwrap();
         assert_eq!(Saved::read(&path).unwrap(), Some(saved()));
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "something was left behind");
     }
 
     #[test]
@@ -233,13 +208,5 @@ mod tests {
         fs::write(&path, "{\"version\": 1}").unwrap();
         assert!(matches!(Saved::read(&path), Err(SavedError::Foreign(_))));
         assert!(matches!(Saved::read(folder.path()), Err(SavedError::Unreadable { .. })));
-    }
-
-    #[test]
-    fn a_failed_write_leaves_the_old_file() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("none").join("snapshot");
-        assert!(saved().write(&path).is_err());
-        assert_eq!(folder_of(Path::new("snapshot")), Path::new("."));
     }
 }
