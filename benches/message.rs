@@ -40,6 +40,7 @@ fn heads(criterion: &mut Criterion) {
                 request_id: None,
                 opening: opening.as_ref(),
                 certificate: None,
+                via: Some(b"planb-0123456789ab"),
                 addressee: Addressee::Client(host),
             };
             out.clear();

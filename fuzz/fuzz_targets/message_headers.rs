@@ -26,6 +26,7 @@ fuzz_target!(|lines: &[u8]| {
             request_id: Some((b"X-Request-Id", headers::request_id(&head, b"x-request-id").unwrap_or(b"ours"))),
             opening: opening.as_ref(),
             certificate: Some(b"Hash=0"),
+            via: Some(b"planb-0"),
             addressee,
         };
         let mut out = BytesMut::new();

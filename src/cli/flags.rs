@@ -13,6 +13,7 @@ use super::{
     },
 };
 use crate::{
+    proxy::Via,
     secret::Secret,
     store::Purpose,
     telemetry::LogTarget,
@@ -159,6 +160,11 @@ pub(super) struct Flags {
     /// Header that carries request ids; one is added where it is missing [default: none]
     #[arg(long, env = "PLANB_REQUEST_ID_HEADER", value_parser = header_name, value_name = "NAME")]
     pub(super) request_id_header: Option<HeaderName>,
+
+    /// Name that requests to backends have in Via, by which one that comes back, since a backend leads to this proxy, is known
+    /// and refused (508); none for no Via [default: a name of this process's own]
+    #[arg(long, env = "PLANB_VIA", value_name = "NAME")]
+    pub(super) via: Option<Via>,
 
     /// Accepted for compatibility; changes nothing: routes are always in memory, and never stale
     #[arg(long, env = "PLANB_BACKEND_CACHE", num_args = 0..=1, default_value = "false", value_parser = boolean, action = clap::ArgAction::Set, value_name = "BOOL")]

@@ -30,6 +30,7 @@ pub enum Known {
     TransferEncoding,
     Upgrade,
     UserAgent,
+    Via,
     XDebugBackendId,
     XDebugBackendUrl,
     XDebugFrontendKey,
@@ -111,7 +112,7 @@ fn matches(name: &[u8], candidate: &[u8]) -> Option<bool> {
 fn candidates(length: usize) -> &'static [(&'static [u8], Known)] {
     match length {
         2 => &[(b"te", Known::Te)],
-        3 => &[(b"age", Known::Age)],
+        3 => &[(b"age", Known::Age), (b"via", Known::Via)],
         4 => &[(b"host", Known::Host), (b"date", Known::Date)],
         6 => &[(b"accept", Known::Accept), (b"cookie", Known::Cookie), (b"server", Known::Server), (b"expect", Known::Expect), (b"x-host", Known::XHost)],
         7 => &[(b"referer", Known::Referer), (b"upgrade", Known::Upgrade), (b"trailer", Known::Trailer)],

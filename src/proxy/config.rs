@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{client_timeouts::ClientTimeouts, request_id::RequestIdHeader};
+use super::{client_timeouts::ClientTimeouts, request_id::RequestIdHeader, via::Via};
 use crate::secret::Secret;
 
 /// How requests are handled.
@@ -24,6 +24,8 @@ pub struct Config {
     pub spare_only_backend: bool,
     /// The header that carries request ids.
     pub request_id_header: Option<RequestIdHeader>,
+    /// What `Via` names this proxy.
+    pub via: Via,
     /// Client connections served at the same time, tunnels included; others wait in the kernel's queue.
     pub max_connections: usize,
     /// The longest head, in bytes. A request with a longer one is answered 431, a response is none.

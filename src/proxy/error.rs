@@ -30,6 +30,9 @@ pub enum ProxyError {
     /// The frontend's backends are all out of rotation.
     #[error("all backends are dead")]
     AllDead,
+    /// The request has come through here before.
+    #[error("a backend leads back to this proxy")]
+    Loop,
     /// There is no connection to the backend.
     #[error(transparent)]
     Dial(#[from] DialError),
@@ -99,7 +102,7 @@ impl ProxyError {
             | Self::Hello(_)
             | Self::HelloTimeout(_)
             | Self::ClientGone => Subject::Client,
-            Self::AllDead => Subject::Frontend,
+            Self::AllDead | Self::Loop => Subject::Frontend,
             Self::Dial(_)
             | Self::Broken(_)
             | Self::RequestTimeout(_)
@@ -119,6 +122,7 @@ impl ProxyError {
             Self::NoRoute => Verdict { body: "no such route", ..bad_request },
             Self::TooManyHeaders => Verdict { status: 431, ..unavailable },
             Self::AllDead => Verdict { body: "all backends are dead", ..unavailable },
+            Self::Loop => Verdict { status: 508, body: "a backend leads back to this proxy", ..unavailable },
             Self::Dial(error) => Verdict { marks_dead: error.is_the_backends(), ..unavailable },
             Self::Answered(status) => Verdict { status: status.as_u16(), marks_dead: true, ..unavailable },
             Self::Broken(_)

@@ -89,6 +89,8 @@ struct Request<'a> {
     /// The header that carries request ids, and this one's.
     id: Option<(Box<str>, Bytes)>,
     informational: Option<Informational>,
+    /// What `Via` names us.
+    via: Option<&'a [u8]>,
 }
 
 /// Answers a request; there is always an answer.
@@ -138,8 +140,13 @@ pub async fn answer(
         return refuse(worker, exchange, &ProxyError::NoRoute, unread);
     };
     exchange.routed(&frontend);
+    if shared.config.via.is_in(head) {
+        exchange.log_error(Subject::Frontend, &ProxyError::Loop);
+        return refuse(worker, exchange, &ProxyError::Loop, unread);
+    }
     let wanted = shared.sticky.as_ref().and_then(|sticky| sticky.wanted(&frontend, head.all(Known::Cookie)));
-    let request = Request { head, body, framing, opening, id, informational: turn.informational };
+    let via = shared.config.via.pseudonym();
+    let request = Request { head, body, framing, opening, id, informational: turn.informational, via };
     let (choice, outcome) =
         attempt(worker, client, &frontend, wanted.as_ref(), &request, &target, host, &mut exchange).await;
     let mut lines = Lines::new();
@@ -214,7 +221,6 @@ async fn attempt(
                 write_head: &write_head,
                 body: request.body.share(),
                 framing: request.framing,
-                is_fragile: repeatability == Repeatability::Once,
                 is_head,
                 informational: request.informational.clone(),
             };
@@ -272,6 +278,7 @@ fn write_head(
         provenance: &client.provenance,
         request_id: request.id.as_ref().map(|(name, id)| (name.as_bytes(), &id[..])),
         opening: request.opening.as_ref(),
+        via: request.via,
         certificate: client.certificate.as_ref().map(http::HeaderValue::as_bytes),
         addressee: match name {
             None => Addressee::Client(host),

@@ -23,6 +23,7 @@ mod trailers;
 mod tunnel;
 mod upload;
 mod upstream;
+mod via;
 mod worker;
 
 use std::{io, rc::Rc, sync::Arc, time::Duration};
@@ -42,6 +43,7 @@ pub use request_id::RequestIdHeader;
 pub use sticky::Sticky;
 use upstream::Pool;
 pub use upstream::Traffic;
+pub use via::Via;
 pub use worker::Shared;
 use worker::Worker;
 

@@ -57,4 +57,5 @@ mod sticky;
 mod table;
 mod trust;
 mod upstream;
+mod via;
 mod websocket;

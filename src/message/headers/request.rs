@@ -27,6 +27,8 @@ pub struct RequestRules<'a> {
     pub opening: Option<&'a Opening>,
     /// What the client's verified certificate says of it.
     pub certificate: Option<&'a [u8]>,
+    /// The name that `Via` gets, behind those of whoever had the request before.
+    pub via: Option<&'a [u8]>,
     /// Which host is told.
     pub addressee: Addressee<'a>,
 }
@@ -188,6 +190,10 @@ impl<'a> RequestFilter<'a> {
             put_joined(out, head.all(Known::Cookie), b"; ");
             out.extend_from_slice(b"\r\n");
         }
+        if let Some(pseudonym) = rules.via {
+            let version = &head.version().as_str().as_bytes()["HTTP/".len()..];
+            put(out, &[b"Via: ", version, b" ", pseudonym, b"\r\n"]);
+        }
         self.put_forwarded_for(out);
         for (known, name, value) in Self::said_of_client(rules.provenance) {
             if self.said & known.bit() == 0 {
@@ -248,6 +254,7 @@ mod tests {
             request_id: None,
             opening: None,
             certificate: None,
+            via: None,
             addressee: Addressee::Client(b"a.test"),
         }
     }
@@ -312,6 +319,7 @@ mod tests {
         let rules = RequestRules {
             request_id: Some((b"X-Request-Id", b"7")),
             certificate: Some(b"Hash=0"),
+            via: None,
             addressee: Addressee::Backend { name: b"name.internal", original: b"a.test:80" },
             ..rules(&provenance)
         };

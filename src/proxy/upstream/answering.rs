@@ -225,10 +225,10 @@ mod tests {
         let (connection, mut far) = connected().await;
         let origin = connection.backend().origin().clone();
         Answering::new(Box::new(connection), BodyReading::new(Framing::None), None, reuse, &pool).give_back();
-        let at_once = pool.take(&origin, true);
+        let at_once = pool.take(&origin);
         far.write_all(surplus).unwrap();
         tokio::time::sleep(2 * MOMENT).await;
-        [at_once.is_some(), pool.take(&origin, true).is_some()]
+        [at_once.is_some(), pool.take(&origin).is_some()]
     }
 
     #[tokio::test]

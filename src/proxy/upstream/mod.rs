@@ -48,8 +48,6 @@ pub struct Outgoing<'a> {
     pub body: RequestBody,
     /// How the body's end is told.
     pub framing: Framing,
-    /// Whether it is lost with a connection that its backend has just closed, because it may not be sent twice.
-    pub is_fragile: bool,
     /// Whether the response has no body because the request is a HEAD.
     pub is_head: bool,
     /// Who wants to know of informational responses.
@@ -118,7 +116,7 @@ impl Upstream {
         backend: &Arc<Backend>,
         request: &Outgoing<'_>,
     ) -> Result<(ResponseHead, Answering), Failure> {
-        while let Some(connection) = self.pool.take(backend.origin(), request.is_fragile) {
+        while let Some(connection) = self.pool.take(backend.origin()) {
             match self.exchange(connection, request, true).await {
                 Err(Failure { error, progress: Progress::NothingSent }) => {
                     debug!(backend = backend.url(), %error, "a kept connection turned out to be closed");

@@ -54,14 +54,15 @@ impl Pool {
         Rc::new(Self { idle: RefCell::default(), now: Instant::now().into(), traffic })
     }
 
-    /// Takes a connection that is still open, as far as has been announced; and as far as can be told at all, where `is_sure`
-    /// is wanted. While a worker has much to do, what has been announced may be milliseconds old.
-    pub fn take(&self, origin: &Origin, is_sure: bool) -> Option<Box<Connection>> {
+    /// Takes a connection that is still open, and on which nothing has come that nobody has asked for: it would be taken for the
+    /// answer to the next request. What has been announced may be milliseconds old while a worker has much to do, so the
+    /// system is asked as well.
+    pub fn take(&self, origin: &Origin) -> Option<Box<Connection>> {
         let mut all = self.idle.borrow_mut();
         let kept = all.get_mut(origin)?;
         while let Some(mut idle) = kept.pop_back() {
             self.traffic.idle.dec();
-            let is_open = idle.connection.is_usable() && (!is_sure || idle.connection.is_silent());
+            let is_open = idle.connection.is_usable() && idle.connection.is_silent();
             if is_open {
                 self.traffic.reuses.inc();
                 return Some(idle.connection);
