@@ -1,7 +1,8 @@
 //! A client's HTTP/2 connection, watched for floods of frames that carry nothing.
 //!
 //! The library answers or ignores such frames one by one, and does so for ever: PINGs and acknowledgements that nobody asked
-//! for, settings, priorities, frames of unknown types. None of them is wrong by itself (RFC 9113 section 10.5).
+//! for, settings, priorities, frames of unknown types. None of them is wrong by itself (RFC 9113 section 10.5). Nor is a request that its
+//! client gives up at once; but each has cost its backend an answer.
 
 use std::{
     io,
@@ -38,12 +39,14 @@ struct Frames {
     /// The beginning of a frame's header.
     header: [u8; HEADER],
     length: usize,
-    idle: Idle,
+    /// Those that have carried nothing since one did.
+    idle: Burst,
+    resets: Burst,
 }
 
 impl Default for Frames {
     fn default() -> Self {
-        Self { skip: PREFACE, header: [0; HEADER], length: 0, idle: Idle::default() }
+        Self { skip: PREFACE, header: [0; HEADER], length: 0, idle: Burst::default(), resets: Burst::default() }
     }
 }
 
@@ -66,8 +69,11 @@ impl Frames {
                 let [high, middle, low, kind, flags, ..] = self.header;
                 self.skip = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
                 if self.carries(kind, flags, is_busy) {
-                    self.idle = Idle::default();
-                } else if self.idle.is_flood_after_one_more() {
+                    self.idle = Burst::default();
+                } else if self.idle.is_flood_after_one_more(WITHIN) {
+                    return true;
+                }
+                if kind == RST_STREAM && self.resets.is_flood_after_one_more(RESETS_WITHIN) {
                     return true;
                 }
             }
@@ -85,21 +91,21 @@ impl Frames {
     }
 }
 
-/// How many frames have carried nothing since one did.
+/// How many frames of a kind there were, and since when.
 #[derive(Debug, Default)]
-struct Idle {
+struct Burst {
     count: usize,
     since: Option<Instant>,
 }
 
-impl Idle {
-    fn is_flood_after_one_more(&mut self) -> bool {
+impl Burst {
+    fn is_flood_after_one_more(&mut self, within: Duration) -> bool {
         let since = *self.since.get_or_insert_with(Instant::now);
         self.count += 1;
-        if self.count <= MOST_IDLE_FRAMES {
+        if self.count <= MOST {
             return false;
         }
-        let is_flood = since.elapsed() < WITHIN;
+        let is_flood = since.elapsed() < within;
         *self = Self::default();
         is_flood
     }
@@ -159,10 +165,12 @@ const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
 
-/// More frames than this that carry nothing, one after the other and within so much time, are a flood. Clients ask by PING
-/// whether we are still there, some once a second.
-const MOST_IDLE_FRAMES: usize = 1_000;
+/// More frames than this that carry nothing, one after the other and within so much time, are a flood; or more resets, within less.
+/// Clients ask by PING whether we are still there, some once a second. A reader of a map may give up dozens of its tiles a
+/// second.
+const MOST: usize = 1_000;
 const WITHIN: Duration = Duration::from_secs(20);
+const RESETS_WITHIN: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {
@@ -192,7 +200,7 @@ mod tests {
         for empty in [frame(PING, 1, 8), frame(4, 0, 0), frame(2, 0, 5), frame(0xFA, 0, 200), frame(DATA, 0, 0)] {
             for step in [1, 7, usize::MAX] {
                 let flood = |count| is_flood(&connection(&vec![empty.clone(); count]), step, true);
-                assert!(!flood(MOST_IDLE_FRAMES) && flood(MOST_IDLE_FRAMES + 1), "{empty:?} in pieces of {step}");
+                assert!(!flood(MOST) && flood(MOST + 1), "{empty:?} in pieces of {step}");
             }
         }
     }
@@ -201,12 +209,19 @@ mod tests {
     fn what_belongs_to_requests_is_no_flood() {
         for useful in [frame(HEADERS, 4, 9), frame(DATA, 0, 9), frame(DATA, END_STREAM, 0), frame(WINDOW_UPDATE, 0, 4)]
         {
-            let mut frames = vec![useful.clone(); 2 * MOST_IDLE_FRAMES];
+            let mut frames = vec![useful.clone(); 2 * MOST];
             assert!(!is_flood(&connection(&frames), usize::MAX, true), "{useful:?}");
             frames.iter_mut().step_by(2).for_each(|every_other| *every_other = frame(PING, 0, 8));
             assert!(!is_flood(&connection(&frames), usize::MAX, true), "{useful:?}");
         }
         assert!(is_flood(&connection(&vec![frame(WINDOW_UPDATE, 0, 4); 1_001]), usize::MAX, false), "nobody asks");
+    }
+
+    #[test]
+    fn a_thousand_requests_that_are_given_up_are_enough() {
+        let given_up = [frame(HEADERS, 5, 9), frame(PING, 0, 8), frame(RST_STREAM, 0, 4)].concat();
+        let flood = |count| is_flood(&connection(&vec![given_up.clone(); count]), 1_000, true);
+        assert!(!flood(MOST) && flood(MOST + 1));
     }
 
     proptest! {
