@@ -30,7 +30,7 @@ use crate::{
     dial::{BackendTls, Names},
     drain::Drain,
     health::Checker,
-    proxy::{self, ErrorPages, LoadBalancing, Shared, Sticky},
+    proxy::{self, ErrorPages, LoadBalancing, Room, Shared, Sticky},
     sync::{self, MARK_QUEUE, Reporter, Syncer},
     telemetry::{AccessLog, Admin, Telemetry},
 };
@@ -150,6 +150,7 @@ async fn supervise(mut config: Config, telemetry: &Telemetry, started: impl FnOn
     let mut checking = Checking::start(checker, drain.clone(), essential.names().clone());
     let shared = Arc::new(Shared {
         connections: Arc::new(Semaphore::new(config.proxy.max_connections.min(Semaphore::MAX_PERMITS))),
+        room: Arc::new(Room::new(metrics.clients.dismissed.clone())),
         backend_tls,
         sticky: sticky(&config.proxy.load_balancing),
         names,

@@ -7,6 +7,7 @@
 mod client;
 mod client_timeouts;
 mod config;
+mod crowd;
 mod downstream;
 mod error;
 mod error_pages;
@@ -37,6 +38,7 @@ use crate::{drain::Drain, telemetry::settle_tally};
 
 pub use client_timeouts::ClientTimeouts;
 pub use config::{Config, LoadBalancing};
+pub use crowd::Room;
 pub use downstream::{Door, Listeners, Protocol};
 pub use error_pages::ErrorPages;
 pub use request_id::RequestIdHeader;
@@ -57,6 +59,7 @@ pub fn run_worker(shared: Arc<Shared>, doors: Vec<Door>, drain: &Drain) -> io::R
     let local = LocalSet::new();
     let result = local.block_on(&runtime, async {
         let worker = Rc::new(Worker::new(shared, drain.clone()));
+        let crowd = tokio::task::spawn_local(make_room(Rc::clone(&worker)));
         let reaper = tokio::task::spawn_local(reap(Rc::clone(&worker.pool), worker.shared.routes.retirements()));
         let mut accepting = JoinSet::new();
         for door in doors {
@@ -71,12 +74,21 @@ pub fn run_worker(shared: Arc<Shared>, doors: Vec<Door>, drain: &Drain) -> io::R
             () = drain.expired() => {}
         }
         reaper.abort();
+        crowd.abort();
         Ok(())
     });
     drop(local);
     settle_tally();
     runtime.shutdown_background();
     result
+}
+
+/// Lets a waiting connection go for a new one that another worker has no room for.
+async fn make_room(worker: Rc<Worker>) {
+    loop {
+        worker.shared.room.wanted().await;
+        worker.crowd.make_room();
+    }
 }
 
 async fn reap(pool: Rc<Pool>, mut retirements: watch::Receiver<()>) {

@@ -7,6 +7,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     config::Config,
+    crowd::{Crowd, Room},
     error_pages::ErrorPages,
     sticky::Sticky,
     timers::Timers,
@@ -45,6 +46,8 @@ pub struct Shared {
     pub activities: Arc<Activities>,
     /// Permits for client connections.
     pub connections: Arc<Semaphore>,
+    /// The room for client connections.
+    pub room: Arc<Room>,
     /// How `https` backends are spoken to.
     pub backend_tls: BackendTls,
     /// What names backends to clients, where load balancing is sticky.
@@ -61,6 +64,8 @@ pub struct Worker {
     pub upstream: Upstream,
     /// Connections to backends that are kept.
     pub pool: Rc<Pool>,
+    /// The connections of its clients.
+    pub crowd: Rc<Crowd>,
     /// For the limits of its requests.
     pub timers: Timers,
     /// What it has counted.
@@ -89,6 +94,17 @@ impl Worker {
         let upstream = Upstream::new(dialer, limits, Rc::clone(&pool), traffic);
         let activity = shared.activities.join();
         let tally = Tally::new(metrics);
-        Self { shared, upstream, pool, timers: Timers::default(), tally, activity, tasks: TaskTracker::new(), drain }
+        let crowd = Crowd::new(Arc::clone(&shared.room));
+        Self {
+            shared,
+            upstream,
+            pool,
+            crowd,
+            timers: Timers::default(),
+            tally,
+            activity,
+            tasks: TaskTracker::new(),
+            drain,
+        }
     }
 }

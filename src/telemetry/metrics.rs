@@ -28,12 +28,8 @@ pub struct Metrics {
     pub retries_refused: IntCounter,
     /// `planb_reverseproxy_malformed_requests_total`
     pub malformed_requests: IntCounter,
-    /// `planb_reverseproxy_http2_floods_total`
-    pub http2_floods: IntCounter,
-    /// `planb_reverseproxy_client_timeouts_total`
-    pub client_timeouts: IntCounter,
-    /// `planb_reverseproxy_accept_errors_total`
-    pub accept_errors: IntCounter,
+    /// What becomes of client connections that are no use to anybody.
+    pub clients: ClientMetrics,
     /// `planb_reverseproxy_pool_*`
     pub pool: PoolMetrics,
     /// `planb_dns_*`
@@ -125,14 +121,7 @@ impl Metrics {
             )?,
             malformed_requests: new
                 .counter("planb_reverseproxy_malformed_requests_total", "Requests refused as malformed.")?,
-            http2_floods: new
-                .counter("planb_reverseproxy_http2_floods_total", "HTTP/2 connections closed as floods of empty frames.")?,
-            client_timeouts: new.counter(
-                "planb_reverseproxy_client_timeouts_total",
-                "Client connections closed by one of the client timeouts.",
-            )?,
-            accept_errors: new
-                .counter("planb_reverseproxy_accept_errors_total", "Failures to accept a client connection.")?,
+            clients: ClientMetrics::new(&new)?,
             pool: PoolMetrics::new(&new)?,
             dns: DnsMetrics::new(&new)?,
             tls: TlsMetrics::new(&new)?,
@@ -238,6 +227,39 @@ impl LogMetrics {
     /// The counter of the lines that were lost for a reason, which is of our own wording.
     pub fn lost(&self, reason: &'static str) -> IntCounter {
         self.lost.with_label_values(&[self.name, reason])
+    }
+}
+
+/// What concerns client connections that are no use to anybody.
+pub struct ClientMetrics {
+    /// `planb_reverseproxy_http2_floods_total`
+    pub http2_floods: IntCounter,
+    /// `planb_reverseproxy_clients_dismissed_total`
+    pub dismissed: IntCounter,
+    /// `planb_reverseproxy_client_timeouts_total`
+    pub timeouts: IntCounter,
+    /// `planb_reverseproxy_accept_errors_total`
+    pub accept_errors: IntCounter,
+}
+
+impl ClientMetrics {
+    fn new(new: &Register<'_>) -> prometheus::Result<Self> {
+        Ok(Self {
+            http2_floods: new.counter(
+                "planb_reverseproxy_http2_floods_total",
+                "HTTP/2 connections closed as floods of empty frames, or of requests given up.",
+            )?,
+            dismissed: new.counter(
+                "planb_reverseproxy_clients_dismissed_total",
+                "Client connections closed while they waited for a request, for others that there was no room for.",
+            )?,
+            timeouts: new.counter(
+                "planb_reverseproxy_client_timeouts_total",
+                "Client connections closed by one of the client timeouts.",
+            )?,
+            accept_errors: new
+                .counter("planb_reverseproxy_accept_errors_total", "Failures to accept a client connection.")?,
+        })
     }
 }
 

@@ -53,6 +53,23 @@ pub fn slow() -> Backend {
 }
 
 #[test]
+fn where_there_is_no_room_a_connection_without_streams_goes_and_no_other() {
+    let (backend, gate) = Backend::holding();
+    let site = Site::start(&["--max-connections=1", "--workers=1"], &[&backend.url()]);
+    let mut client = Http2::connect(&site.authority, site.stack.planb.tls_address(), NAME);
+    let mut stream = client.begin(get("/held"));
+    wait_until("it is asked", || !backend.requests().is_empty());
+    let mut next = site.stack.planb.connect();
+    next.send(format!("GET / HTTP/1.1\r\nHost: {NAME}\r\n\r\n"));
+    site.stack.planb.wait_for_log("the connection limit is reached");
+    assert!(client.is_open());
+    gate.open();
+    assert_eq!(stream.response().status, 200);
+    assert_eq!(next.response().status, 200);
+    wait_until("it is told to go", || !client.is_open());
+}
+
+#[test]
 fn the_idle_timeout_ends_connections_without_streams_and_no_others() {
     let (backend, gate) = Backend::holding();
     let site = Site::start(&["--client-idle-timeout=1s"], &[&backend.url()]);

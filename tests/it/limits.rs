@@ -1,7 +1,7 @@
 //! Slow, stalled and too many clients: what each may take, and that it takes nothing from the others.
 
 use std::{
-    io::Read,
+    io::{ErrorKind, Read},
     sync::{Mutex, mpsc::channel},
 };
 
@@ -18,6 +18,14 @@ fn limited(backend: &Backend, arguments: &[&str]) -> Stack {
 
 fn request(path: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: {HOST}\r\n\r\n")
+}
+
+/// Whether the proxy has closed a connection on which nothing else can have come.
+fn has_ended(client: &Client) -> bool {
+    client.socket().set_nonblocking(true).unwrap();
+    let peeked = client.socket().peek(&mut [0]);
+    client.socket().set_nonblocking(false).unwrap();
+    !matches!(peeked, Err(error) if error.kind() == ErrorKind::WouldBlock)
 }
 
 /// Sends bytes one by one for as long as the connection stands.
@@ -167,20 +175,50 @@ fn clients_beyond_the_limit_wait_for_their_turn() {
     let backend = Backend::named("ok");
     let stack = limited(&backend, &["--max-connections=2", "--workers=1"]);
     let mut clients: Vec<Client> = (0..4).map(|_| stack.planb.connect()).collect();
-    for (number, client) in clients.iter_mut().enumerate() {
+    for client in &mut clients[..2] {
+        client.send("GET / HTTP/1.1\r\n");
+    }
+    for (number, client) in clients.iter_mut().enumerate().skip(2) {
         client.send(request(&format!("/{number}")));
     }
-    assert_eq!((clients[0].response().text(), clients[1].response().text()), ("ok".to_owned(), "ok".to_owned()));
     stack.planb.wait_for_log("the connection limit is reached");
-    assert_eq!(clients[0].get(HOST, "/0").text(), "ok");
-    assert!(!backend.requests().iter().any(|head| head.starts_with("GET /2") || head.starts_with("GET /3")));
+    assert_eq!(stack.planb.count("planb_reverseproxy_clients_dismissed_total"), 0, "both are in a request");
 
-    clients.remove(0);
-    assert_eq!(clients[1].response().text(), "ok");
-    assert!(!backend.requests().iter().any(|head| head.starts_with("GET /3")));
-    clients.remove(0);
-    assert_eq!(clients[1].response().text(), "ok");
-    assert_eq!(stack.planb.count("planb_reverseproxy_connections_current_open"), 2);
+    // Each answer makes room, either because its client leaves or because it has nothing more to say.
+    for client in &mut clients[..2] {
+        client.send(format!("Host: {HOST}\r\n\r\n"));
+        assert_eq!(client.response().text(), "ok");
+    }
+    for client in &mut clients[2..] {
+        assert_eq!(client.response().text(), "ok");
+    }
+    assert!(clients[0].ends_silently());
+    wait_until("one more has gone", || clients.iter().filter(|client| has_ended(client)).count() == 2);
+    assert!(!has_ended(&clients[3]));
+    assert_eq!(stack.planb.count("planb_reverseproxy_clients_dismissed_total"), 2);
+}
+
+#[test]
+fn where_there_is_no_room_the_connection_that_has_waited_for_the_longest_goes() {
+    let backend = Backend::named("ok");
+    for workers in ["--workers=1", "--workers=3"] {
+        let stack = limited(&backend, &["--max-connections=50", workers]);
+        // Some have asked for something, others have never said a word.
+        let mut idle: Vec<Client> = (0..50).map(|_| stack.planb.connect()).collect();
+        for client in idle.iter_mut().step_by(2) {
+            assert_eq!(client.get(HOST, "/").text(), "ok");
+        }
+        wait_until("all are there", || stack.planb.count("planb_reverseproxy_connections_current_open") == 50);
+        for _ in 0..30 {
+            assert_eq!(stack.planb.ask(HOST), "ok");
+        }
+        let dismissed = stack.planb.count("planb_reverseproxy_clients_dismissed_total");
+        assert!((1..=30).contains(&dismissed), "{dismissed}");
+        assert_eq!(idle.iter().filter(|client| has_ended(client)).count() as u64, dismissed);
+        if workers == "--workers=1" {
+            assert!(has_ended(&idle[1]) && !has_ended(&idle[48]), "the last one has waited for the shortest time");
+        }
+    }
 }
 
 #[test]

@@ -25,6 +25,7 @@ use crate::{
     proxy::{
         client::Client,
         client_timeouts::{Deadlines, is_late},
+        crowd::Member,
         forward::{self, Answer, Opened, Turn},
         upload::RequestBody,
         upstream::Informational,
@@ -41,7 +42,7 @@ pub async fn serve(worker: Rc<Worker>, transport: Transport, client: Rc<Client>)
     let pass_on = pass_on(&wire);
     let mut connection = Connection { worker: &worker, client: &client, wire, deadlines: deadlines.clone(), pass_on };
     if is_late(deadlines, worker.shared.clock, pin!(connection.run())).await {
-        worker.shared.metrics.client_timeouts.inc();
+        worker.shared.metrics.clients.timeouts.inc();
         debug!(address = %client.address, "a client connection was too slow");
     }
 }
@@ -81,9 +82,10 @@ impl Connection<'_> {
         let drain = &self.worker.drain;
         let begun = pin!(drain.begun());
         let mut patience = Patience::new(drain, begun);
+        let member = self.worker.crowd.join();
         let mut is_first = true;
         loop {
-            let after = match self.next_head(is_first, &mut patience).await {
+            let after = match self.next_head(is_first, &mut patience, &member).await {
                 Next::End => return,
                 Next::Malformed(error) => {
                     self.refuse(error).await;
@@ -104,7 +106,7 @@ impl Connection<'_> {
     }
 
     /// Waits for the head of the next request.
-    async fn next_head(&self, is_first: bool, patience: &mut Patience<'_, '_>) -> Next {
+    async fn next_head(&self, is_first: bool, patience: &mut Patience<'_, '_>, member: &Member) -> Next {
         let config = &self.worker.shared.config;
         let limits = Limits { bytes: config.max_header_size, lines: config.max_headers };
         let (mut reader, mut has_begun) = (HeadReader::default(), false);
@@ -113,6 +115,7 @@ impl Connection<'_> {
             loop {
                 if !has_begun && reader.has_begun(&wire.input) {
                     has_begun = true;
+                    member.is_served();
                     if let Some(deadlines) = &self.deadlines {
                         deadlines.head_began();
                     }
@@ -128,6 +131,9 @@ impl Connection<'_> {
                     Poll::Pending if has_begun => return Poll::Pending,
                     Poll::Pending => {
                         wire.rest();
+                        if member.poll_waiting(cx).is_ready() {
+                            return Poll::Ready(Next::End);
+                        }
                         return patience.poll(is_first, cx).map(|()| Next::End);
                     }
                 }

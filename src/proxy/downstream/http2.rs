@@ -15,7 +15,7 @@ use std::{
     task::{Poll, ready},
 };
 
-use h2::server::Builder;
+use h2::{Reason, server::Builder};
 use tracing::debug;
 
 use self::{frames::Watched, streams::Streams};
@@ -34,7 +34,7 @@ pub async fn serve(worker: Rc<Worker>, transport: Transport, client: Rc<Client>)
         }
     });
     if is_late(streams.deadlines(), worker.shared.clock, serving).await {
-        worker.shared.metrics.client_timeouts.inc();
+        worker.shared.metrics.clients.timeouts.inc();
         debug!(address = %client.address, "a client connection was too slow");
     }
 }
@@ -48,7 +48,7 @@ async fn run(
 ) -> Result<(), h2::Error> {
     let watched = {
         let streams = streams.clone();
-        Watched::new(transport, move || streams.are_open(), worker.shared.metrics.http2_floods.clone())
+        Watched::new(transport, move || streams.are_open(), worker.shared.metrics.clients.http2_floods.clone())
     };
     let mut connection = tokio::select! {
         connection = settings(&worker.shared.config).handshake(watched) => connection?,
@@ -63,15 +63,23 @@ async fn run(
             tokio::time::sleep(FRESH_GRACE).await;
         }
     });
-    let mut drained = false;
+    let member = worker.crowd.join();
+    let (mut drained, mut is_dismissed) = (false, false);
     poll_fn(|cx| {
         loop {
             match connection.poll_accept(cx) {
                 Poll::Ready(Some(accepted)) => {
                     let (request, respond) = accepted?;
+                    member.is_served();
                     stream::begin(worker, client, streams, request, respond);
                 }
                 Poll::Ready(None) => return Poll::Ready(Ok(())),
+                // Whatever can be told of it at once has been.
+                Poll::Pending if is_dismissed => return Poll::Ready(Ok(())),
+                Poll::Pending if !streams.are_open() && member.poll_waiting(cx).is_ready() => {
+                    is_dismissed = true;
+                    connection.abrupt_shutdown(Reason::NO_ERROR);
+                }
                 Poll::Pending if drained => return abandoned.as_mut().poll(cx).map(Ok),
                 Poll::Pending => {
                     ready!(patience.poll(!streams.have_been(), cx));

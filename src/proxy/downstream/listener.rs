@@ -117,7 +117,7 @@ pub async fn accept(worker: Rc<Worker>, door: Door) -> io::Result<()> {
             }
             Err(error) if is_the_clients(&error) => {}
             Err(error) => {
-                worker.shared.metrics.accept_errors.inc();
+                worker.shared.metrics.clients.accept_errors.inc();
                 if worker.shared.errors.spend(Subject::Accepting) {
                     warn!(%error, ?pause, "no connection can be accepted");
                 }
@@ -133,15 +133,18 @@ pub async fn accept(worker: Rc<Worker>, door: Door) -> io::Result<()> {
     Ok(())
 }
 
-/// Waits for a permit, which holds up this worker's accepting: whoever comes later waits in the kernel's queue.
+/// Waits for a permit, which holds up this worker's accepting: whoever comes later waits in the kernel's queue. Where there is none,
+/// a connection goes that waits for a request.
 async fn admit(worker: &Rc<Worker>, protocol: &Protocol, stream: TcpStream, ends: (IpAddr, u16)) {
     let permits = &worker.shared.connections;
     let permit = if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
+        worker.shared.room.suffices();
         permit
     } else {
         if worker.shared.errors.spend(Subject::Connections) {
             warn!(limit = worker.shared.config.max_connections, "the connection limit is reached");
         }
+        worker.crowd.press();
         let acquired = tokio::select! {
             acquired = Arc::clone(permits).acquire_owned() => acquired,
             () = worker.drain.expired() => return,

@@ -50,7 +50,7 @@ pub async fn serve(worker: Rc<Worker>, mut stream: TcpStream, address: IpAddr, _
         return;
     }
     match &hello {
-        Err(ProxyError::HelloTimeout(_)) => metrics.client_timeouts.inc(),
+        Err(ProxyError::HelloTimeout(_)) => metrics.clients.timeouts.inc(),
         Err(ProxyError::Hello(_)) => metrics.malformed_requests.inc(),
         _ => {}
     }

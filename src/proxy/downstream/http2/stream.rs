@@ -58,7 +58,7 @@ pub fn begin(
     worker.tasks.spawn_local(Box::pin(async move {
         let shared = &stream.worker.shared;
         if is_late(deadlines, shared.clock, pin!(stream.serve(request, open))).await {
-            shared.metrics.client_timeouts.inc();
+            shared.metrics.clients.timeouts.inc();
         }
     }));
 }
