@@ -172,28 +172,25 @@ fn tunnels_have_no_deadline() {
 
 #[test]
 fn clients_beyond_the_limit_wait_for_their_turn() {
-    let backend = Backend::named("ok");
+    let (backend, gate) = Backend::holding();
     let stack = limited(&backend, &["--max-connections=2", "--workers=1"]);
-    let mut clients: Vec<Client> = (0..4).map(|_| stack.planb.connect()).collect();
-    for client in &mut clients[..2] {
-        client.send("GET / HTTP/1.1\r\n");
-    }
-    for (number, client) in clients.iter_mut().enumerate().skip(2) {
-        client.send(request(&format!("/{number}")));
-    }
+    let ask = |path: &str| {
+        let mut client = stack.planb.connect();
+        client.send(request(path));
+        client
+    };
+    let mut clients = vec![ask("/held"), ask("/held")];
+    wait_until("both are served", || backend.requests().len() == 2);
+    clients.extend([ask("/2"), ask("/3")]);
     stack.planb.wait_for_log("the connection limit is reached");
     assert_eq!(stack.planb.count("planb_reverseproxy_clients_dismissed_total"), 0, "both are in a request");
 
-    // Each answer makes room, either because its client leaves or because it has nothing more to say.
-    for client in &mut clients[..2] {
-        client.send(format!("Host: {HOST}\r\n\r\n"));
-        assert_eq!(client.response().text(), "ok");
+    // Each answer makes room, because its client has nothing more to say.
+    gate.open();
+    for client in &mut clients {
+        assert_eq!(client.response().text(), "done");
     }
-    for client in &mut clients[2..] {
-        assert_eq!(client.response().text(), "ok");
-    }
-    assert!(clients[0].ends_silently());
-    wait_until("one more has gone", || clients.iter().filter(|client| has_ended(client)).count() == 2);
+    wait_until("two have gone", || clients.iter().filter(|client| has_ended(client)).count() == 2);
     assert!(!has_ended(&clients[3]));
     assert_eq!(stack.planb.count("planb_reverseproxy_clients_dismissed_total"), 2);
 }
