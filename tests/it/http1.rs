@@ -53,6 +53,37 @@ fn an_informational_response_is_passed_on_to_those_who_know_of_it() {
 }
 
 #[test]
+fn informational_responses_come_to_an_end() {
+    let stack = Stack::start(&["--workers=1"]);
+    let backend = Backend::start(|exchange| {
+        let early = |length: usize| format!("HTTP/1.1 103 Early Hints\r\nLink: </{}>\r\n\r\n", "a".repeat(length));
+        match exchange.head.split(' ').nth(1).unwrap() {
+            "/endless" => while exchange.send(early(1)) {},
+            "/large" => {
+                exchange.send(early(20_000).repeat(4));
+            }
+            "/many" => {
+                exchange.send(early(1).repeat(16));
+            }
+            _ => {}
+        }
+        exchange.answer("200 OK", "", b"ok");
+        true
+    });
+    stack.route(HOST, &[&backend]);
+    for (path, expected) in [("/endless", 503), ("/large", 503), ("/many", 200), ("/", 200)] {
+        let mut client = stack.planb.connect();
+        client.send(format!("GET {path} HTTP/1.1\r\nHost: {HOST}\r\n\r\n"));
+        let mut head = client.head().unwrap();
+        while head.status < 200 {
+            head = client.head().unwrap();
+        }
+        assert_eq!(head.status, expected, "{path}");
+    }
+    stack.planb.wait_for_log("informational responses without an end");
+}
+
+#[test]
 fn a_client_of_http_1_0_keeps_its_connection_where_a_response_has_a_length() {
     let stack = Stack::start(&[]);
     let backend = Backend::start(|exchange| {

@@ -9,11 +9,8 @@ use std::{
 use bytes::Bytes;
 
 use super::connection::Connection;
-use crate::{
-    message::{
-        Chunk, ChunkError, Framing, FramingError, HeadReader, JoinedChunks, Limits, ParseError, ResponseHead, Trailers,
-    },
-    proxy::reading::BODY_ROOM,
+use crate::message::{
+    Chunk, ChunkError, Framing, FramingError, HeadReader, JoinedChunks, Limits, ParseError, ResponseHead, Trailers,
 };
 
 /// How a connection ended, or its response.
@@ -48,12 +45,13 @@ pub struct HeadReading {
     limits: Limits,
     informational: Option<Informational>,
     passed_on: usize,
+    passed_on_bytes: usize,
 }
 
 impl HeadReading {
     /// Of a head that has not begun.
     pub fn new(limits: Limits, informational: Option<Informational>) -> Self {
-        Self { reader: HeadReader::default(), limits, informational, passed_on: 0 }
+        Self { reader: HeadReader::default(), limits, informational, passed_on: 0, passed_on_bytes: 0 }
     }
 
     /// The head, once it is complete.
@@ -64,7 +62,8 @@ impl HeadReading {
                     return Poll::Ready(Ok(head));
                 }
                 self.passed_on += 1;
-                if self.passed_on > MOST_INFORMATIONAL {
+                self.passed_on_bytes += head.byte_len();
+                if self.passed_on > MOST_INFORMATIONAL || self.passed_on_bytes > MOST_INFORMATIONAL_BYTES {
                     return Poll::Ready(Err(Broken::Informational));
                 }
                 if let Some(pass_on) = &self.informational {
@@ -123,8 +122,14 @@ impl BodyReading {
         }
     }
 
-    /// The next piece. The end of a body of known length comes with its last piece, and is not told again.
-    pub fn poll(&mut self, connection: &mut Connection, cx: &mut Context<'_>) -> Poll<Result<Piece, Broken>> {
+    /// The next piece, for which about `room` bytes are read at once. The end of a body of known length comes with its last
+    /// piece, and is not told again.
+    pub fn poll(
+        &mut self,
+        connection: &mut Connection,
+        room: usize,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Piece, Broken>> {
         loop {
             match self {
                 Self::Ended => return Poll::Ready(Ok(Piece::End(Trailers::default()))),
@@ -151,7 +156,7 @@ impl BodyReading {
                     None => {}
                 },
             }
-            let room = self.left().map_or(BODY_ROOM, |left| usize::try_from(left).unwrap_or(BODY_ROOM).min(BODY_ROOM));
+            let room = self.left().map_or(room, |left| usize::try_from(left).unwrap_or(room).min(room));
             if ready!(connection.poll_fill(room, cx))? == 0 {
                 if matches!(self, Self::UntilClose) {
                     *self = Self::Ended;
@@ -170,5 +175,7 @@ fn take(connection: &mut Connection, most: u64) -> Option<Bytes> {
     (length > 0).then(|| input.split_to(length).freeze())
 }
 
-/// Informational responses before the final one. A backend that sends more keeps us from others.
+/// Informational responses before the final one, and their bytes. A backend that sends more keeps us from others, and what its client
+/// does not read is kept for it.
 const MOST_INFORMATIONAL: usize = 16;
+const MOST_INFORMATIONAL_BYTES: usize = 64 * 1024;
