@@ -75,6 +75,13 @@ impl ResponseBody {
         }
     }
 
+    /// From now on, no more than about so many bytes are taken at once.
+    pub fn read_at_most(&mut self, room: usize) {
+        if let Source::Backend(answering) = &mut self.source {
+            answering.read_at_most(room);
+        }
+    }
+
     /// Leaves a body of our own out, as the answer to a HEAD does.
     pub fn leave_out(&mut self) {
         if let Source::Own(text) = &mut self.source {

@@ -113,5 +113,5 @@ const CONNECTION_WINDOW: u32 = 8 * STREAM_WINDOW;
 /// Requests that a client may have in flight on one connection.
 const MOST_STREAMS: u32 = 128;
 
-/// Bytes of a response that wait for the client, on one stream.
-const SEND_BUFFER: usize = 128 * 1024;
+/// With so many bytes of a response that wait for the client, on one stream, no more are taken.
+const SEND_BUFFER: usize = 16 * 1024;

@@ -19,7 +19,7 @@ use super::{
     receiving::{BodyReading, Broken, Piece},
     sending::Sending,
 };
-use crate::transport::Transport;
+use crate::{proxy::reading::BODY_ROOM, transport::Transport};
 
 /// A response whose head has arrived, and whose body is read here. The connection is kept for others once it has come to its
 /// end, and so has the request; it is closed if this is dropped before.
@@ -29,6 +29,7 @@ pub struct Answering {
     /// Whether the connection can serve another request afterwards.
     reuse: Reuse,
     pool: Rc<Pool>,
+    room: usize,
 }
 
 /// The connection that a response comes over.
@@ -83,7 +84,7 @@ impl Answering {
                 Held::Shared(uploading, AbortOnDropHandle::new(task))
             }
         };
-        Self { connection, body, reuse, pool: Rc::clone(pool) }
+        Self { connection, body, reuse, pool: Rc::clone(pool), room: BODY_ROOM }
     }
 
     /// Whether nothing more of the body is to come.
@@ -96,12 +97,17 @@ impl Answering {
         self.body.left()
     }
 
+    /// From now on, about so many bytes are read at once, which is more than a piece has.
+    pub fn read_at_most(&mut self, room: usize) {
+        self.room = room;
+    }
+
     /// The next piece of the body; `None` after its end.
     pub fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Piece, Broken>>> {
         let piece = match &mut self.connection {
-            Held::Alone(connection) => ready!(self.body.poll(connection, cx)),
+            Held::Alone(connection) => ready!(self.body.poll(connection, self.room, cx)),
             Held::Shared(uploading, _) => match &mut uploading.borrow_mut().connection {
-                Some(connection) => ready!(self.body.poll(connection, cx)),
+                Some(connection) => ready!(self.body.poll(connection, self.room, cx)),
                 None => return Poll::Ready(None),
             },
             Held::Gone => return Poll::Ready(None),

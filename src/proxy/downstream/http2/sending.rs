@@ -11,12 +11,18 @@ use h2::{Reason, SendStream};
 use http_body::Body;
 use tracing::debug;
 
+use super::streams::Streams;
 use crate::proxy::response_body::ResponseBody;
 
-/// Sends a body as the client takes it.
-pub async fn send_body(stream: &mut SendStream<Bytes>, body: &mut ResponseBody) -> Result<(), h2::Error> {
+/// Sends a body as the client takes it; a stream among few reads more of it at once.
+pub async fn send_body(
+    streams: &Streams,
+    stream: &mut SendStream<Bytes>,
+    body: &mut ResponseBody,
+) -> Result<(), h2::Error> {
     let mut waiting = None;
     poll_fn(|cx| {
+        body.read_at_most(streams.room());
         if let Poll::Ready(sent) = poll_send(stream, body, &mut waiting, cx) {
             return Poll::Ready(sent);
         }

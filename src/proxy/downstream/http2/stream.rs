@@ -164,7 +164,7 @@ impl Stream {
         let (response, mut body) = translate::response(reply, is_head);
         let is_whole = body.is_end_stream();
         let Some(mut stream) = self.send_head(response, is_whole) else { return };
-        if !is_whole && let Err(error) = send_body(&mut stream, &mut body).await {
+        if !is_whole && let Err(error) = send_body(&self.streams, &mut stream, &mut body).await {
             debug!(client = %self.client.address, %error, "a response broke off");
         }
     }

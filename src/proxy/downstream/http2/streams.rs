@@ -4,7 +4,7 @@ use std::{cell::Cell, rc::Rc};
 
 use http::HeaderMap;
 
-use crate::proxy::{client_timeouts::Deadlines, worker::Worker};
+use crate::proxy::{client_timeouts::Deadlines, reading::BODY_ROOM, worker::Worker};
 
 /// Counts a connection's streams, and what they keep in memory together. The connection itself has a deadline only while there
 /// is no stream.
@@ -36,6 +36,11 @@ impl Streams {
     /// Whether there is any at the moment.
     pub fn are_open(&self) -> bool {
         self.0.open.get() > 0
+    }
+
+    /// Bytes of a body that one of them may read at once.
+    pub fn room(&self) -> usize {
+        (ROOM / self.0.open.get().max(1)).clamp(LEAST_ROOM, BODY_ROOM)
     }
 
     /// Whether there has been any.
@@ -102,6 +107,10 @@ impl Drop for OpenStream {
 
 /// What a field counts beside its bytes (RFC 9113 section 10.5.1).
 const FIELD_OVERHEAD: usize = 32;
+
+/// Bytes of bodies that all may read at once, as long as it is not less than the least that is worth it for each.
+const ROOM: usize = 16 * BODY_ROOM;
+const LEAST_ROOM: usize = 16 * 1024;
 
 /// How many heads of the largest size a connection may have at once.
 const MOST_WHOLE_HEADS: usize = 2;
