@@ -13,7 +13,7 @@
 //! | [`dial`], [`transport`] | connections to backends, and what HTTP is spoken over |
 //! | [`tls`] | which certificate answers which name; presets, ticket keys, the reader of a ClientHello |
 //! | [`telemetry`] | metrics, access log, error log, the operators' listener |
-//! | [`roots`], [`secret`], [`clock`] | whose certificates are believed; text that is never shown; points in time |
+//! | [`roots`], [`secret`], [`files`], [`clock`] | whose certificates are believed; text that is never shown; files that an operator names; points in time |
 //! | [`demo`] | the main job before one's eyes, on this machine alone |
 //!
 //! One task, the [`sync::Syncer`], keeps an immutable [`routing::Snapshot`] current. Requests read it through
@@ -28,6 +28,7 @@ pub mod config;
 pub mod demo;
 pub mod dial;
 pub mod drain;
+pub mod files;
 pub mod health;
 pub mod message;
 pub mod proxy;

@@ -1,17 +1,12 @@
 //! The operator's own pages for answers that are not a backend's.
 
-use std::{
-    fs::{self, OpenOptions},
-    io::{self, Read},
-    os::unix::fs::OpenOptionsExt,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{fs, io, path::PathBuf, sync::Arc};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use libc::O_NONBLOCK;
 use tracing::{info, warn};
+
+use crate::files;
 
 /// The pages of a folder, as Hipache names them: `error_400.html`, `error_503.html`, and `error_default.html` for every other
 /// status and for whichever of the two is missing. A status without a page is answered in plain text.
@@ -65,7 +60,7 @@ impl ErrorPages {
 
     fn read(&self, name: &str, held: Option<&Bytes>) -> Option<Bytes> {
         let path = self.folder.join(name);
-        match read_page(&path) {
+        match files::read(&path, LARGEST) {
             Ok(page) => Some(page.into()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => {
@@ -74,21 +69,6 @@ impl ErrorPages {
             }
         }
     }
-}
-
-/// Reads a page. Whatever it may be, that takes no longer than a file of the largest size: nobody answers signals meanwhile,
-/// and merely opening a named pipe would wait for whoever writes to it.
-fn read_page(path: &Path) -> io::Result<Vec<u8>> {
-    let file = OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a file"));
-    }
-    let mut page = Vec::new();
-    file.take(LARGEST + 1).read_to_end(&mut page)?;
-    if page.len() as u64 > LARGEST {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 1 MiB"));
-    }
-    Ok(page)
 }
 
 /// Bytes of a page: it is held in memory.

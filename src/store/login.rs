@@ -1,11 +1,11 @@
 //! Who we are to a Redis server.
 
 use std::{
-    fs, io,
+    io,
     path::{Path, PathBuf},
 };
 
-use crate::secret::Secret;
+use crate::{files, secret::Secret};
 
 /// What AUTH is told.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -52,11 +52,10 @@ impl Login {
 }
 
 fn read(path: &Path) -> io::Result<Secret> {
-    // A pipe gives its password once, but each connection needs it.
-    if !fs::metadata(path)?.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
-    }
-    let text = fs::read_to_string(path)?;
+    // A pipe would give its password once, but each connection needs it.
+    let text = files::read(path, LONGEST)?;
+    let text =
+        String::from_utf8(text).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.utf8_error()))?;
     let password = text.strip_suffix('\n').map_or(&*text, |line| line.strip_suffix('\r').unwrap_or(line));
     if password.is_empty() {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "it is empty"));
@@ -64,8 +63,13 @@ fn read(path: &Path) -> io::Result<Secret> {
     Ok(Secret(password.to_owned()))
 }
 
+/// Bytes of a password's file.
+const LONGEST: u64 = 64 * 1024;
+
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -1,14 +1,17 @@
 //! TLS towards Redis.
 
 use std::{
-    fs, io,
+    io,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use rustls::{ClientConfig, crypto::aws_lc_rs};
 
-use crate::roots::{self, RootsError};
+use crate::{
+    files,
+    roots::{self, RootsError},
+};
 
 /// How a Redis server's certificate is verified: against the name, or the address, by which the server is configured.
 #[derive(Clone)]
@@ -47,7 +50,8 @@ impl Tls {
         let roots = match authorities {
             None => roots::public(),
             Some(path) => {
-                let text = fs::read(path).map_err(|source| TlsError::Unreadable { path: path.to_owned(), source })?;
+                let text = files::read(path, files::AUTHORITIES)
+                    .map_err(|source| TlsError::Unreadable { path: path.to_owned(), source })?;
                 roots::from_pem(&text).map_err(|source| TlsError::Authorities { path: path.to_owned(), source })?
             }
         };

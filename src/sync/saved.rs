@@ -5,7 +5,7 @@
 
 use std::{
     collections::HashSet,
-    fs, io,
+    io,
     path::{Path, PathBuf},
 };
 
@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::replacing::replace;
 use crate::{
     clock::{Clock, Moment},
+    files,
     routing::Snapshot,
     store::Identity,
 };
@@ -120,7 +121,7 @@ impl Saved {
     /// # Errors
     /// When it is not usable.
     pub fn read(path: &Path) -> Result<Option<Self>, SavedError> {
-        let bytes = match fs::read(path) {
+        let bytes = match files::read(path, u64::MAX) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(SavedError::Unreadable { path: path.to_owned(), source }),
@@ -154,6 +155,8 @@ const TITLE: &[u8] = b"planb snapshot 1\n";
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn saved() -> Saved {

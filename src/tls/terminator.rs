@@ -1,7 +1,7 @@
 //! The settings of every handshake with a client.
 
 use std::{
-    fs, io,
+    io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -13,7 +13,7 @@ use rustls::{
     server::{NoServerSessionStorage, WebPkiClientVerifier},
 };
 
-use crate::roots;
+use crate::{files, roots};
 
 use super::{
     Certificates, KeyRing,
@@ -136,7 +136,7 @@ fn unusable(path: &Path, reason: &dyn std::fmt::Display) -> TlsError {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
-    fs::read(path).map_err(|source| TlsError::Unreadable { path: path.to_owned(), source })
+    files::read(path, files::AUTHORITIES).map_err(|source| TlsError::Unreadable { path: path.to_owned(), source })
 }
 
 /// The name of HTTP/2 in protocol negotiation (RFC 9113 section 3.2).

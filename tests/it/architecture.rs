@@ -31,13 +31,13 @@ const PARTS: &[(&str, &[&str])] = &[
     ("demo", &["app", "cli", "config", "telemetry"]),
     ("cli", &["config", "health", "proxy", "secret", "store", "sync", "telemetry", "tls"]),
     ("config", &["health", "proxy", "secret", "store", "sync", "telemetry", "tls"]),
-    ("proxy", &["clock", "dial", "drain", "message", "routing", "secret", "telemetry", "tls", "transport"]),
-    ("sync", &["clock", "drain", "routing", "store", "telemetry", "tls"]),
+    ("proxy", &["clock", "dial", "drain", "files", "message", "routing", "secret", "telemetry", "tls", "transport"]),
+    ("sync", &["clock", "drain", "files", "routing", "store", "telemetry", "tls"]),
     ("health", &["clock", "dial", "drain", "routing", "store", "telemetry"]),
-    ("store", &["clock", "roots", "routing", "secret"]),
+    ("store", &["clock", "files", "roots", "routing", "secret"]),
     ("dial", &["roots", "routing", "telemetry", "transport"]),
     ("telemetry", &["clock"]),
-    ("tls", &["roots", "secret"]),
+    ("tls", &["files", "roots", "secret"]),
     ("routing", &["clock"]),
     ("message", &[]),
     ("transport", &[]),
@@ -45,6 +45,7 @@ const PARTS: &[(&str, &[&str])] = &[
     ("secret", &[]),
     ("drain", &[]),
     ("clock", &[]),
+    ("files", &[]),
 ];
 
 #[test]

@@ -99,7 +99,7 @@ fn a_pipe_in_a_pages_place_holds_nothing_up() {
     // Nobody will ever write to it.
     assert!(Command::new("mkfifo").arg(&page).status().unwrap().success());
     hang_up(&stack.planb, 1);
-    stack.planb.wait_for_log("error_400.html cannot be read: it is not a file");
+    stack.planb.wait_for_log("error_400.html cannot be read: it is not a regular file");
     assert!(is_page(&get(stack.planb.address(), "nowhere.test", "/"), 400, "<h1>first</h1>"));
     stack.planb.signal("TERM");
     assert!(stack.planb.wait_for_exit().success());

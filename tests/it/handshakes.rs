@@ -235,6 +235,8 @@ fn a_certificate_folder_that_is_not_there_ends_the_start() {
 }
 
 mod client_certificates {
+    use std::process::Command;
+
     use super::*;
 
     struct Clients {
@@ -320,6 +322,14 @@ mod client_certificates {
         stack.planb.signal("HUP");
         stack.planb.wait_for_log("client certificates are verified as before");
         assert!(clients.ask(&stack, &server, &others, "two").contains("CN=two"));
+
+        // A pipe that nobody writes to holds nothing up.
+        let pipe = clients.folder.path().join("ca.pem");
+        std::fs::remove_file(&pipe).unwrap();
+        assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        stack.planb.signal("HUP");
+        stack.planb.wait_for_log("it is not a regular file");
+        assert!(clients.ask(&stack, &server, &others, "two").contains("CN=two"));
     }
 
     #[test]
@@ -328,7 +338,9 @@ mod client_certificates {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("junk.pem");
         std::fs::write(&file, "junk").unwrap();
-        for path in [file.display().to_string(), "/nonexistent/ca.pem".to_owned()] {
+        let pipe = folder.path().join("pipe");
+        assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        for path in [file.display().to_string(), pipe.display().to_string(), "/nonexistent/ca.pem".to_owned()] {
             let flag = format!("--tls-client-ca={path}");
             let arguments = ["--tls-listen=127.0.0.1:0", &flag];
             let mut planb = Planb::builder(&replica, &master).arguments(&arguments).spawn();
