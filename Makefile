@@ -8,7 +8,7 @@ ATTRITION_SEEDS ?= 1
 ATTRITION_SECONDS ?= 120
 FRONTENDS ?= 100000
 
-.PHONY: help setup build demo test fleet bench bench-short bench-tls bench-latency bench-certificates bench-outages bench-table bench-fleet bench-routing chaos attrition failovers fuzz deny
+.PHONY: help setup build demo test fleet bench bench-short bench-tls bench-latency bench-certificates bench-outages bench-table bench-fleet bench-hoards bench-routing chaos attrition failovers fuzz deny
 
 help:
 	@echo "make demo                see it work: a private Redis, two backends, the proxy, a live edit"
@@ -23,6 +23,7 @@ help:
 	@echo "make bench-outages       what a loss of Redis costs: requests, time, processor time, memory"
 	@echo "make bench-table         a large table: load, memory, edits, who waits; FRONTENDS=100000"
 	@echo "make bench-fleet         what 20 instances ask of a master and two replicas"
+	@echo "make bench-hoards        clients that take much and give nothing, and what they cost in memory, beside nginx and HAProxy"
 	@echo "make bench-routing       finding, choosing and editing alone, at 1,000 and 1,000,000 hosts"
 	@echo "make chaos               random faults of Redis and the network while clients ask, CHAOS_SEEDS=\"1 2 3\", CHAOS_SECONDS=120 each"
 	@echo "make attrition           backends killed, frozen and ended at random under 500 requests a second, ATTRITION_SEEDS=\"1\", ATTRITION_SECONDS=120 each"
@@ -74,6 +75,9 @@ bench-table: build
 
 bench-fleet: build
 	bench/fleet
+
+bench-hoards: build
+	bench/hoards
 
 bench-routing: setup
 	$(CARGO) bench --locked --bench routing
