@@ -31,6 +31,6 @@ pub use head::{Fields, Line, RequestHead, ResponseHead, Version};
 pub use headers::{Addressee, Persistence, Provenance, RequestRules, ResponseRules};
 pub use joined_chunks::JoinedChunks;
 pub use known::Known;
-pub use parse::{HeadReader, Limits, ParseError};
+pub use parse::{HeadReader, Limits, ParseError, is_token};
 pub use target::{Target, TargetError};
 pub use websocket::Opening;

@@ -14,7 +14,7 @@ use std::{
 
 use foldhash::fast::RandomState;
 use prometheus::IntCounter;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, futures::Notified};
 
 /// What all workers know of the room for client connections.
 pub struct Room {
@@ -37,9 +37,9 @@ impl Room {
         }
     }
 
-    /// Waits until another worker has no room.
-    pub async fn wanted(&self) {
-        self.call.notified().await;
+    /// Waits until a worker has no room, from the time when it is called.
+    pub fn wanted(&self) -> Notified<'_> {
+        self.call.notified()
     }
 
     /// Takes it upon the caller to let one go.
@@ -93,14 +93,21 @@ impl Crowd {
         }
     }
 
-    /// Lets one go, if that is wanted; returns whether it is not wanted any more.
+    /// Lets the connection go that has waited for the longest, if there is one and that is wanted; returns whether so. Looks
+    /// at all of them, which is only done where nobody can join.
     pub fn make_room(&self) -> bool {
-        self.has_waiting() && self.room.take() && self.dismiss_one()
-    }
-
-    fn has_waiting(&self) -> bool {
-        let is_waiting = |place: &Rc<Place>| place.waits_since.get().is_some() && !place.is_dismissed.get();
-        self.places.borrow().values().any(is_waiting)
+        let places = self.places.borrow();
+        let waiting = places.values().filter(|place| !place.is_dismissed.get());
+        let since = waiting.filter_map(|place| Some((place.waits_since.get()?, place)));
+        let Some((_, longest)) = since.min_by_key(|(since, _)| *since) else { return false };
+        if !self.room.take() {
+            return false;
+        }
+        longest.is_dismissed.set(true);
+        if let Some(waker) = longest.waker.borrow_mut().take() {
+            waker.wake();
+        }
+        true
     }
 
     /// A connection joins.
@@ -108,21 +115,6 @@ impl Crowd {
         let (number, place) = (self.next_turn(), Rc::new(Place::default()));
         self.places.borrow_mut().insert(number, Rc::clone(&place));
         Member { crowd: Rc::clone(self), number, place }
-    }
-
-    /// Tells the connection that has waited for the longest to go; returns whether there is one. Looks at all of them, which is
-    /// only done where nobody can join.
-    fn dismiss_one(&self) -> bool {
-        let places = self.places.borrow();
-        let waiting = places.values().filter(|place| !place.is_dismissed.get());
-        let longest =
-            waiting.filter_map(|place| Some((place.waits_since.get()?, place))).min_by_key(|(since, _)| *since);
-        let Some((_, place)) = longest else { return false };
-        place.is_dismissed.set(true);
-        if let Some(waker) = place.waker.borrow_mut().take() {
-            waker.wake();
-        }
-        true
     }
 
     fn next_turn(&self) -> u64 {
@@ -171,20 +163,20 @@ mod tests {
         let crowd = Crowd::new(Arc::new(Room::new(IntCounter::new("a", "b").unwrap())));
         let members: Vec<Member> = (0..4).map(|_| crowd.join()).collect();
         let mut cx = Context::from_waker(Waker::noop());
-        assert!(!crowd.dismiss_one(), "all are busy");
         for number in [2, 0, 1] {
             assert!(members[number].poll_waiting(&mut cx).is_pending());
         }
         members[2].is_served();
         assert!(members[2].poll_waiting(&mut cx).is_pending() && members[0].poll_waiting(&mut cx).is_pending());
+        assert!(!crowd.make_room(), "nobody wants it");
         for number in [0, 1, 2] {
-            assert!(crowd.dismiss_one());
+            crowd.press();
             assert!(members[number].poll_waiting(&mut cx).is_ready(), "{number}");
         }
-        assert!(!crowd.dismiss_one(), "the last is busy, the others are told");
         crowd.press();
+        assert!(!crowd.make_room(), "the last is busy, the others are told");
         assert!(members[3].poll_waiting(&mut cx).is_ready(), "it is the next to wait");
-        assert_eq!(crowd.room.dismissed.get(), 1);
+        assert_eq!(crowd.room.dismissed.get(), 4);
         let late = crowd.join();
         crowd.press();
         crowd.room.suffices();

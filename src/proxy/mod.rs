@@ -83,11 +83,13 @@ pub fn run_worker(shared: Arc<Shared>, doors: Vec<Door>, drain: &Drain) -> io::R
     result
 }
 
-/// Lets a waiting connection go for a new one that another worker has no room for.
+/// Lets waiting connections go for new ones that another worker has no room for.
 async fn make_room(worker: Rc<Worker>) {
     loop {
-        worker.shared.room.wanted().await;
-        worker.crowd.make_room();
+        // It hears what is called while others go.
+        let wanted = worker.shared.room.wanted();
+        while worker.crowd.make_room() {}
+        wanted.await;
     }
 }
 

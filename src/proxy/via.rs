@@ -4,7 +4,7 @@
 
 use std::str::FromStr;
 
-use crate::message::{Known, RequestHead};
+use crate::message::{Known, RequestHead, is_token};
 
 /// What `Via` names this proxy; nothing where backends must not see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,8 +24,8 @@ impl Via {
 
     /// Whether a request has come through here before.
     pub fn is_in(&self, head: &RequestHead) -> bool {
-        let Some(own) = self.pseudonym().filter(|_| head.has(Known::Via)) else { return false };
-        head.all(Known::Via).flat_map(|value| value.split(|&byte| byte == b',')).any(|hop| {
+        let Some(own) = self.pseudonym() else { return false };
+        head.elements(Known::Via).any(|hop| {
             let mut words = hop.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
             words.nth(1).is_some_and(|by| by.eq_ignore_ascii_case(own))
         })
@@ -36,11 +36,9 @@ impl FromStr for Via {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        // What a name in a header may consist of (RFC 9110 section 5.6.2).
-        let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
         match text {
             "none" => Ok(Self(None)),
-            _ if !text.is_empty() && text.len() <= LONGEST && text.bytes().all(is_token) => Ok(Self(Some(text.into()))),
+            _ if text.len() <= LONGEST && is_token(text.as_bytes()) => Ok(Self(Some(text.into()))),
             _ => Err("it is no name of up to 64 letters, digits and marks, and not none"),
         }
     }

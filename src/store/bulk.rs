@@ -96,8 +96,7 @@ impl Bulk {
     pub async fn open(server: &Server, limit: Duration) -> Result<Self, StoreError> {
         let password = server.login.password().await;
         let password = password.map_err(|cause| StoreError::PasswordFile { server: server.to_string(), cause })?;
-        let connecting = timeout(limit, connect(server)).await;
-        let stream = connecting.map_err(|_| silent(server, limit))?.map_err(|error| broken(server, error))?;
+        let stream = connect(server, limit).await?;
         let wire = Wire { server: server.clone(), stream, input: BytesMut::new() };
         let mut bulk = Self { server: server.clone(), wire: Some(wire), walk: None, ahead: None };
         let mut commands = Commands::default();

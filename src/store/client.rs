@@ -11,7 +11,6 @@ use fred::{
         config::{Config, ServerConfig},
     },
 };
-
 use tokio::time::timeout;
 
 use super::{StoreError, dial, guard::Guard, login::Login, tls::Tls};
@@ -92,10 +91,7 @@ impl Connection {
         let password = server.login.password().await;
         let password = password.map_err(|cause| StoreError::PasswordFile { server: server.to_string(), cause })?;
         let failed = |error| StoreError::from_fred(server, error);
-        let stream = match timeout(limit, dial::connect(server)).await {
-            Ok(connected) => connected.map_err(|error| failed(error.into()))?,
-            Err(_) => return Err(failed(Error::new(ErrorKind::Timeout, "the connection was not made in time"))),
-        };
+        let stream = dial::connect(server, limit).await?;
         let guard = Guard::before(stream).map_err(|error| failed(error.into()))?;
         let config = Config {
             server: ServerConfig::Unix { path: guard.path() },

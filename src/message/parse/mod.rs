@@ -18,7 +18,8 @@ mod lines;
 
 pub use head_reader::HeadReader;
 
-pub(super) use characters::{is_text, is_token};
+pub(super) use characters::is_text;
+pub use characters::is_token;
 pub(super) use first_line::check_target;
 pub(super) use lines::{LineEnds, LineScanner, fields};
 

@@ -1,12 +1,14 @@
 //! One file: what tells that it has changed, and reading it without ever waiting.
 
 use std::{
-    fs::{Metadata, OpenOptions},
+    fs::Metadata,
     io::{self, Read},
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    os::unix::fs::MetadataExt,
     path::Path,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
+
+use crate::files;
 
 /// Why a file cannot be half of a pair.
 #[derive(Debug, thiserror::Error)]
@@ -77,8 +79,8 @@ pub(super) struct Contents {
 
 /// Reads a file; `now` is a moment before that.
 pub(super) fn read(path: &Path, now: SystemTime) -> Result<Contents, Refusal> {
-    // It may have become a pipe after it was looked at, and opening one waits for a writer.
-    let mut file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
+    // It may have become a pipe after it was looked at.
+    let mut file = files::open(path)?;
     let stamp = Stamp::of(&file.metadata()?)?;
     let mut bytes = Vec::with_capacity(usize::try_from(stamp.size).unwrap_or(0) + 1);
     file.by_ref().take(LARGEST + 1).read_to_end(&mut bytes)?;
