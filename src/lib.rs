@@ -16,7 +16,7 @@
 //! | [`roots`], [`secret`], [`files`], [`clock`] | whose certificates are believed; text that is never shown; files that an operator names; points in time |
 //! | [`demo`] | the main job before one's eyes, on this machine alone |
 //!
-//! One task, the [`sync::Syncer`], keeps an immutable [`routing::Snapshot`] current. Requests read it through
+//! One task, the [`sync::Syncer`], keeps a [`routing::Snapshot`] current. Requests read it through
 //! [`routing::Routes`] and never wait for Redis; failures travel to the Redis master through a bounded queue, by way of the
 //! [`sync::Reporter`]. Where it is wanted, the [`health::Checker`] asks dead backends whether they are well again. Requests run
 //! on one single-threaded runtime per core; everything else shares a small one, so that it never delays a request.

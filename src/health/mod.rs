@@ -27,7 +27,7 @@ use crate::{
     clock::{self, Clock, Moment},
     dial::{BackendTls, Names},
     drain::Drain,
-    routing::{Backend, Routes},
+    routing::{Backend, Routes, Slot},
     store::{DeadNotice, Found, HealthSession, Moved, Patience, Place, Standing, StoreError, Watch as ServerWatch},
     telemetry::Metrics,
 };
@@ -309,10 +309,15 @@ impl Checker {
 
 fn dead_in(routes: &Routes, now: Moment) -> Vec<(String, Arc<Backend>, usize)> {
     let snapshot = routes.load();
-    let slots = snapshot.iter().flat_map(|frontend| frontend.slots().iter().map(move |slot| (frontend.key(), slot)));
-    let dead = slots
-        .filter(|(host, slot)| slot.backend.is_dead(now) && host.len() + slot.backend.url().len() <= LONGEST_NAMES);
-    dead.map(|(host, slot)| (host.to_owned(), Arc::clone(&slot.backend), slot.index)).collect()
+    let mut dead = Vec::new();
+    for frontend in snapshot.iter() {
+        let host = frontend.key();
+        let is_meant =
+            |slot: &&Slot| slot.backend.is_dead(now) && host.len() + slot.backend.url().len() <= LONGEST_NAMES;
+        let slots = frontend.slots().iter().filter(is_meant);
+        dead.extend(slots.map(|slot| (host.to_owned(), Arc::clone(&slot.backend), slot.index)));
+    }
+    dead
 }
 
 fn say(host: &str, backend: &str, turn: Turn) {

@@ -128,7 +128,7 @@ pub async fn answer(
         exchange.forget();
         return pong(worker);
     }
-    let frontend = shared.routes.load().find(&name).cloned();
+    let frontend = shared.routes.load().find(&name);
     let id = shared.config.request_id_header.as_ref().map(|header| {
         let id = request_id(head, header.name().as_str().as_bytes());
         let id = id.map_or_else(|| Bytes::from(uuid::Uuid::new_v4().to_string()), |id| head.value_bytes(id));

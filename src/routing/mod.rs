@@ -7,6 +7,7 @@
 mod alive;
 mod backend;
 mod budget;
+mod directory;
 mod endpoint;
 mod frontend;
 mod host;
@@ -43,7 +44,8 @@ pub struct DeadMark {
 
 /// The handle through which requests read the routing table and the syncer replaces it.
 ///
-/// Cloning shares the table. Reading is wait-free; there must be a single writer, because [`Routes::publish`] replaces
+/// Cloning shares the table. Reading waits for nobody, but for a single route while that is being exchanged in bulk; there must
+/// be a single writer, because [`Routes::publish`] replaces
 /// the whole snapshot and would undo a concurrent writer's changes.
 #[derive(Clone, Default)]
 pub struct Routes {
@@ -52,7 +54,7 @@ pub struct Routes {
 }
 
 impl Routes {
-    /// The snapshot in force now. It stays valid, unchanged, for as long as the guard lives.
+    /// The snapshot in force now. It stays valid for as long as the guard lives, and unchanged but for edits in bulk.
     pub fn load(&self) -> Guard<Arc<Snapshot>> {
         self.current.load()
     }

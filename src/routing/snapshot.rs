@@ -1,30 +1,25 @@
 //! The routing table at one instant.
 
-use std::{
-    borrow::Borrow,
-    hash::{Hash, Hasher},
-    sync::Arc,
-};
+use std::sync::Arc;
 
-use foldhash::quality::RandomState;
-use imbl::{GenericHashMap, shared_ptr::DefaultSharedPtr};
+use super::{Frontend, Host, directory::Directory};
 
-use super::{Frontend, Host};
-
-/// Every route, by host. Cloning is cheap and shares all that is not changed afterwards, so that one edit of a table of a
-/// million hosts costs microseconds.
+/// Every route, by host. Cloning is cheap: what is not edited is shared.
 ///
-/// Hosts are chosen by strangers, so the hasher is seeded anew in each process.
+/// Edits of a few keys are seen together or not at all, and an older snapshot is not changed by them. Where they come by the
+/// hundred (see [`Snapshot::begin`]), each is seen by itself, in older snapshots as well: a request looks for its own host
+/// alone.
 #[derive(Clone, Default)]
 pub struct Snapshot {
-    exact: Map<0>,
-    wildcards: Map<WILDCARD>,
+    exact: Directory<0>,
+    wildcards: Directory<WILDCARD>,
     catch_all: Option<Arc<Frontend>>,
+    is_bulk: bool,
 }
 
 impl Snapshot {
     /// The frontend for a request: the host as sent, then without its port, then the wildcards, then the catch-all.
-    pub fn find(&self, host: &Host<'_>) -> Option<&Arc<Frontend>> {
+    pub fn find(&self, host: &Host<'_>) -> Option<Arc<Frontend>> {
         if let Some(frontend) = self.get(host.full()) {
             return Some(frontend);
         }
@@ -33,49 +28,58 @@ impl Snapshot {
         {
             return Some(frontend);
         }
-        if !self.wildcards.is_empty() {
-            for suffix in host.wildcard_suffixes() {
-                if let Some((Filed(frontend), ())) = self.wildcards.get_key_value(suffix) {
-                    return Some(frontend);
-                }
-            }
+        if self.wildcards.len() > 0
+            && let Some(frontend) = host.wildcard_suffixes().find_map(|suffix| self.wildcards.get(suffix))
+        {
+            return Some(frontend);
         }
-        self.catch_all.as_ref()
+        self.catch_all.clone()
     }
 
     /// The frontend of exactly this key, lower-cased and without `frontend:`.
-    pub fn get(&self, key: &str) -> Option<&Arc<Frontend>> {
+    pub fn get(&self, key: &str) -> Option<Arc<Frontend>> {
         match Place::of(key) {
-            Place::CatchAll => self.catch_all.as_ref(),
-            Place::Wildcard(suffix) => self.wildcards.get_key_value(suffix).map(|(Filed(frontend), ())| frontend),
-            Place::Exact => self.exact.get_key_value(key).map(|(Filed(frontend), ())| frontend),
+            Place::CatchAll => self.catch_all.clone(),
+            Place::Wildcard(suffix) => self.wildcards.get(suffix),
+            Place::Exact => self.exact.get(key),
+        }
+    }
+
+    /// Says that at most so many edits come before the snapshot is published. Only those before, which are, may be seen by
+    /// everybody now.
+    pub fn begin(&mut self, edits: usize) {
+        self.is_bulk = edits > FEW;
+        if self.exact.edits() + self.wildcards.edits() + edits > FEW {
+            self.exact.merge();
+            self.wildcards.merge();
         }
     }
 
     /// Lets a frontend answer for its key, in whatever case, instead of the one that did.
     pub fn insert(&mut self, frontend: Arc<Frontend>) {
-        match Place::of(frontend.lower_key()) {
-            Place::CatchAll => self.catch_all = Some(frontend),
-            Place::Wildcard(_) => {
-                self.wildcards.insert(Filed(frontend), ());
-            }
-            Place::Exact => {
-                self.exact.insert(Filed(frontend), ());
-            }
+        match (Place::of(frontend.lower_key()), self.is_bulk) {
+            (Place::CatchAll, _) => self.catch_all = Some(frontend),
+            (Place::Wildcard(_), false) => self.wildcards.insert(frontend),
+            (Place::Wildcard(_), true) => self.wildcards.insert_for_all(frontend),
+            (Place::Exact, false) => self.exact.insert(frontend),
+            (Place::Exact, true) => self.exact.insert_for_all(frontend),
         }
     }
 
     /// Removes the route for `key`, lower-cased and without `frontend:`.
     pub fn remove(&mut self, key: &str) {
-        match Place::of(key) {
-            Place::CatchAll => self.catch_all = None,
-            Place::Wildcard(suffix) => {
-                self.wildcards.remove(suffix);
-            }
-            Place::Exact => {
-                self.exact.remove(key);
-            }
+        match (Place::of(key), self.is_bulk) {
+            (Place::CatchAll, _) => self.catch_all = None,
+            (Place::Wildcard(suffix), false) => self.wildcards.remove(suffix),
+            (Place::Wildcard(suffix), true) => self.wildcards.remove_for_all(suffix),
+            (Place::Exact, false) => self.exact.remove(key),
+            (Place::Exact, true) => self.exact.remove_for_all(key),
         }
+    }
+
+    /// Makes room for so many more frontends.
+    pub fn reserve(&mut self, additional: usize) {
+        self.exact.reserve(additional);
     }
 
     /// How many frontends there are.
@@ -89,9 +93,8 @@ impl Snapshot {
     }
 
     /// Every frontend, in no particular order.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<Frontend>> {
-        let exact = self.exact.keys().map(|Filed(frontend)| frontend);
-        exact.chain(self.wildcards.keys().map(|Filed(frontend)| frontend)).chain(&self.catch_all)
+    pub fn iter(&self) -> impl Iterator<Item = Arc<Frontend>> {
+        self.exact.iter().chain(self.wildcards.iter()).chain(self.catch_all.clone())
     }
 }
 
@@ -112,35 +115,11 @@ impl<'a> Place<'a> {
     }
 }
 
-type Map<const SKIPPED: usize> = GenericHashMap<Filed<SKIPPED>, (), RandomState, DefaultSharedPtr>;
-
-/// A frontend under its own lower-cased key, of which so many bytes are skipped. A key beside it would weigh half as much as
-/// the frontend itself.
-#[derive(Clone)]
-struct Filed<const SKIPPED: usize>(Arc<Frontend>);
-
 /// Bytes of `*.`.
 const WILDCARD: usize = 2;
 
-impl<const SKIPPED: usize> Borrow<str> for Filed<SKIPPED> {
-    fn borrow(&self) -> &str {
-        &self.0.lower_key()[SKIPPED..]
-    }
-}
-
-impl<const SKIPPED: usize> Hash for Filed<SKIPPED> {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        Borrow::<str>::borrow(self).hash(state);
-    }
-}
-
-impl<const SKIPPED: usize> PartialEq for Filed<SKIPPED> {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.lower_key() == other.0.lower_key()
-    }
-}
-
-impl<const SKIPPED: usize> Eq for Filed<SKIPPED> {}
+/// Edits that are seen together. More of them are copied for longer than anybody's one transaction is worth.
+const FEW: usize = 64;
 
 #[cfg(test)]
 mod tests {
@@ -152,10 +131,14 @@ mod tests {
     fn snapshot(keys: &[&str]) -> Snapshot {
         let mut snapshot = Snapshot::default();
         for key in keys {
-            let slot = Slot { index: 0, backend: Arc::new(Backend::parse("http://b").unwrap()) };
-            snapshot.insert(Arc::new(Frontend::new(key, "", vec![slot], 1).unwrap()));
+            snapshot.insert(frontend(key));
         }
         snapshot
+    }
+
+    fn frontend(key: &str) -> Arc<Frontend> {
+        let slot = Slot { index: 0, backend: Arc::new(Backend::parse("http://b").unwrap()) };
+        Arc::new(Frontend::new(key, "", vec![slot], 1).unwrap())
     }
 
     fn found(snapshot: &Snapshot, host: &str) -> Option<String> {
@@ -191,31 +174,59 @@ mod tests {
 
     #[test]
     fn an_older_snapshot_is_not_changed_by_a_newer() {
-        let old = snapshot(&["a", "b"]);
+        let old = snapshot(&["a", "b", "*.c"]);
         let mut new = old.clone();
-        new.remove("a");
-        assert_eq!((old.len(), new.len()), (2, 1));
-        assert!(old.get("a").is_some() && new.get("a").is_none());
+        new.begin(3);
+        for key in ["a", "*.c"] {
+            new.remove(key);
+        }
+        new.insert(frontend("d"));
+        assert_eq!((old.len(), new.len()), (3, 2));
+        assert!(old.get("a").is_some() && old.get("*.c").is_some() && old.get("d").is_none());
+        assert!(new.get("a").is_none() && new.get("*.c").is_none() && new.get("d").is_some());
+    }
+
+    #[test]
+    fn what_is_edited_in_bulk_is_seen_at_once() {
+        let mut new = snapshot(&["a", "b"]);
+        new.begin(FEW + 1);
+        let old = new.clone();
+        let again = frontend("a");
+        new.insert(Arc::clone(&again));
+        assert!(Arc::ptr_eq(&old.get("a").unwrap(), &again));
     }
 
     proptest! {
         #[test]
-        fn behaves_like_a_map(edits in proptest::collection::vec(("(\\*|\\*\\.)?[a-c]{0,2}", any::<bool>()), 0..60)) {
+        fn behaves_like_a_map(
+            batches in proptest::collection::vec((prop_oneof![0..FEW, Just(FEW + 1)], proptest::collection::vec(("(\\*|\\*\\.)?[a-c]{0,2}", any::<bool>()), 0..20)), 0..8),
+        ) {
             let mut table = Snapshot::default();
-            let mut model = std::collections::BTreeSet::new();
-            for (key, add) in &edits {
-                if *add {
-                    let slot = Slot { index: 0, backend: Arc::new(Backend::parse("http://b").unwrap()) };
-                    table.insert(Arc::new(Frontend::new(key, "", vec![slot], 1).unwrap()));
-                    model.insert(key.clone());
-                } else {
-                    table.remove(key);
-                    model.remove(key);
+            let mut model = std::collections::BTreeMap::new();
+            for (announced, edits) in &batches {
+                table.begin(*announced);
+                let (before, held_before) = (table.clone(), model.clone());
+                for (key, add) in edits {
+                    if *add {
+                        let frontend = frontend(key);
+                        table.insert(Arc::clone(&frontend));
+                        model.insert(key.clone(), frontend);
+                    } else {
+                        table.remove(key);
+                        model.remove(key);
+                    }
                 }
+                let is_held = |table: &Snapshot, model: &std::collections::BTreeMap<String, Arc<Frontend>>| {
+                    let mut held: Vec<_> = table.iter().collect();
+                    held.sort_by(|one, other| one.key().cmp(other.key()));
+                    let is_same = |(held, meant): (&Arc<Frontend>, &Arc<Frontend>)| {
+                        Arc::ptr_eq(held, meant) && Arc::ptr_eq(held, &table.get(held.lower_key()).unwrap())
+                    };
+                    table.len() == model.len() && held.len() == model.len() && held.iter().zip(model.values()).all(is_same)
+                };
+                prop_assert!(is_held(&table, &model));
+                prop_assert!(*announced > FEW || is_held(&before, &held_before), "an older state has changed");
             }
-            let held: std::collections::BTreeSet<String> = table.iter().map(|frontend| frontend.key().to_owned()).collect();
-            prop_assert_eq!(table.len(), model.len());
-            prop_assert_eq!(held, model);
         }
     }
 }

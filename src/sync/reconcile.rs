@@ -91,12 +91,17 @@ impl Table {
         self.endpoints.expect(read, of);
     }
 
+    /// So many records are applied before the next snapshot is published. A few are seen together or not at all.
+    pub fn begin(&mut self, records: usize) {
+        self.snapshot.begin(records);
+    }
+
     /// Brings the table into agreement with one host's record, read at `now`.
     pub fn apply(&mut self, record: &Record, now: Moment) -> Applied {
         let mut applied = Applied::default();
         match &record.list {
             Some(List::Elements(elements)) => {
-                let held = self.frontend(&record.host).cloned();
+                let held = self.frontend(&record.host);
                 if !is_unchanged(held.as_deref(), elements) {
                     let mut endpoints = std::mem::take(&mut self.endpoints);
                     let known = |url: &str| endpoints.get(url);
@@ -134,11 +139,12 @@ impl Table {
         let is_meant = |backend: &Arc<Backend>| *backend.origin() == origin;
         let known = self.dead.get(host).into_iter().flat_map(BTreeMap::values).find(|backend| is_meant(backend));
         let listed = || {
-            let mut slots = self.frontend(host)?.slots().iter().filter(|slot| is_meant(&slot.backend));
-            slots.find(|slot| dead.indexes.contains(&slot.index)).map(|slot| &slot.backend)
+            let frontend = self.frontend(host)?;
+            let mut slots = frontend.slots().iter().filter(|slot| is_meant(&slot.backend));
+            slots.find(|slot| dead.indexes.contains(&slot.index)).map(|slot| Arc::clone(&slot.backend))
         };
-        let marked = known.or_else(listed);
-        if let Some(backend) = marked {
+        let marked = known.cloned().or_else(listed);
+        if let Some(backend) = &marked {
             backend.mark_dead(now, deadline(dead, now));
         }
         marked.is_some()
@@ -154,9 +160,10 @@ impl Table {
     }
 
     /// How the list spells this backend's URL, as far as it has it.
-    pub fn spelling<'a>(&'a self, host: &str, url: &'a str) -> &'a str {
-        let slot = self.frontend(host).and_then(|frontend| frontend.slot_of(url));
-        slot.map_or(url, |slot| slot.backend.url())
+    pub fn spelling(&self, host: &str, url: &str) -> String {
+        let frontend = self.frontend(host);
+        let slot = frontend.as_ref().and_then(|frontend| frontend.slot_of(url));
+        slot.map_or(url, |slot| slot.backend.url()).to_owned()
     }
 
     /// The lease of a backend has changed, so somebody checks it, or has just ended to. As long as that goes on, a set that has the
@@ -166,7 +173,7 @@ impl Table {
         if self.remark(host, url, dead, now) || is_held {
             return;
         }
-        if let Some(slot) = self.frontend(host).and_then(|frontend| frontend.slot_of(url)) {
+        if let Some(slot) = self.frontend(host).as_ref().and_then(|frontend| frontend.slot_of(url)) {
             slot.backend.revive();
         }
     }
@@ -176,7 +183,8 @@ impl Table {
         let Some(List::Elements(elements)) = &record.list else {
             return false;
         };
-        let held = self.frontend(&record.host).map(Arc::as_ref);
+        let held = self.frontend(&record.host);
+        let held = held.as_deref();
         if is_unchanged(held, elements) {
             return false;
         }
@@ -194,7 +202,7 @@ impl Table {
         };
         let Some(held) = self.frontend(&record.host) else { return false };
         let is_backend = |element: &Bytes| Origin::parse(&String::from_utf8_lossy(element)).is_ok();
-        !is_unchanged(Some(held), elements) && !elements.iter().skip(1).any(is_backend)
+        !is_unchanged(Some(&held), elements) && !elements.iter().skip(1).any(is_backend)
     }
 
     /// Each index of a dead set that is known, with its key and the backend that it meant.
@@ -204,7 +212,8 @@ impl Table {
 
     /// Restores a mark, as an index of a dead set or as this process's own.
     pub fn restore_mark(&mut self, host: &str, url: &str, index: Option<usize>, now: Moment, until: Moment) {
-        let Some(slot) = self.frontend(host).and_then(|frontend| frontend.slot_of(url)) else { return };
+        let Some(frontend) = self.frontend(host) else { return };
+        let Some(slot) = frontend.slot_of(url) else { return };
         let backend = Arc::clone(&slot.backend);
         backend.mark_dead(now, until);
         if let Some(index) = index {
@@ -212,10 +221,14 @@ impl Table {
         }
     }
 
-    /// Every frontend key the table holds, as Redis spells it, shadowed spellings included.
-    pub fn frontend_hosts(&self) -> impl Iterator<Item = &str> {
-        let shadowed = self.variants.values().flat_map(BTreeMap::keys).map(AsRef::as_ref);
-        self.snapshot.iter().map(|frontend| frontend.key()).chain(shadowed)
+    /// How many frontends the table holds, with those that others shadow. Some count twice.
+    pub fn count(&self) -> usize {
+        self.snapshot.len() + self.variants.values().map(BTreeMap::len).sum::<usize>()
+    }
+
+    /// Every frontend that the table holds, those that others shadow included. Some come twice.
+    pub fn frontends(&self) -> impl Iterator<Item = Arc<Frontend>> {
+        self.snapshot.iter().chain(self.variants.values().flat_map(BTreeMap::values).cloned())
     }
 
     /// Every key whose dead set the table knows, as Redis spells it.
@@ -224,11 +237,11 @@ impl Table {
     }
 
     /// The frontend of this very spelling, in force or not.
-    fn frontend(&self, host: &str) -> Option<&Arc<Frontend>> {
+    fn frontend(&self, host: &str) -> Option<Arc<Frontend>> {
         let lower = lower_case(host);
         self.snapshot.get(&lower).filter(|frontend| frontend.key() == host).or_else(|| {
             let spellings = if self.variants.is_empty() { None } else { self.variants.get(&*lower) };
-            spellings?.get(host)
+            spellings?.get(host).cloned()
         })
     }
 
@@ -318,7 +331,7 @@ impl Table {
         if !self.dead.contains_key(host) {
             return;
         }
-        let Some(frontend) = self.frontend(host).cloned() else { return };
+        let Some(frontend) = self.frontend(host) else { return };
         let listed: HashMap<_, _> =
             frontend.slots().iter().map(|slot| (slot.backend.origin(), &slot.backend)).collect();
         for backend in self.dead.get_mut(host).into_iter().flat_map(BTreeMap::values_mut) {
@@ -342,7 +355,7 @@ impl Table {
         if dead.indexes.is_empty() && !self.dead.contains_key(host) {
             return;
         }
-        let frontend = self.frontend(host).cloned();
+        let frontend = self.frontend(host);
         let known = self.dead.remove(host).unwrap_or_default();
         let mut next: BTreeMap<usize, Arc<Backend>> = BTreeMap::new();
         for &index in &dead.indexes {
@@ -551,7 +564,7 @@ mod tests {
         table.apply(&record("a", &["id", "http://x:1/\n"], &[0]), NOW);
         for spelling in ["http://x:1", "http://x:1/\n", "X:1"] {
             let (host, url) = table.lease(&format!("a:{spelling}")).unwrap();
-            assert_eq!((&*host, &*url, table.spelling(&host, &url)), ("a", spelling, "http://x:1/"));
+            assert_eq!((&*host, &*url, &*table.spelling(&host, &url)), ("a", spelling, "http://x:1/"));
         }
     }
 
@@ -585,8 +598,8 @@ mod tests {
         let mut table = Table::default();
         table.apply(&record("a", &["id", "http://x/1", "x:80/2", "http://y"], &[1]), NOW);
         assert_eq!(alive(&table, "a", NOW), urls(&["http://y"]));
-        let snapshot = table.snapshot();
-        let slots = snapshot.get("a").unwrap().slots();
+        let frontend = table.snapshot().get("a").unwrap();
+        let slots = frontend.slots();
         assert!(Arc::ptr_eq(&slots[0].backend, &slots[1].backend));
         assert_eq!(slots[1].backend.url(), "http://x/1", "the first spelling counts");
     }
@@ -647,7 +660,8 @@ mod tests {
         let x = Arc::clone(table.snapshot().get("a").unwrap().at_index(0).unwrap());
         table.apply(&record("a", &["id", "http://y", "http://z"], &[0]), NOW);
         assert!(x.is_retired() && table.has_retired() && !table.has_retired());
-        assert!(table.snapshot().iter().flat_map(|frontend| frontend.slots()).all(|slot| !slot.backend.is_retired()));
+        let are_listed = |frontend: &Frontend| frontend.slots().iter().all(|slot| !slot.backend.is_retired());
+        assert!(table.snapshot().iter().all(|frontend| are_listed(&frontend)));
         table.apply(&record("a", &["id", "http://x"], &[0]), NOW);
         assert!(!x.is_retired(), "its mark has kept it");
         table.apply(&record("a", &[], &[0]), NOW);

@@ -188,10 +188,14 @@ impl Sweep {
         }
         let unmet = |met: &Hashes, name: &str| !met.contains(&self.hasher.hash_one(name));
         let owned = str::to_owned;
+        let frontends = table.frontends();
         let stock = stock.filter(|_| self.has_certificates);
         let certificates = stock.into_iter().flat_map(Stock::names);
         Missing {
-            frontends: table.frontend_hosts().filter(|host| unmet(&self.lists_met, host)).map(owned).collect(),
+            frontends: frontends
+                .filter(|frontend| unmet(&self.lists_met, frontend.key()))
+                .map(|frontend| frontend.key().to_owned())
+                .collect(),
             dead_sets: table.dead_hosts().filter(|host| unmet(&self.sets_met, host)).map(owned).collect(),
             certificates: certificates.filter(|name| unmet(&self.certificates_met, name)).map(owned).collect(),
         }

@@ -123,7 +123,7 @@ async fn connect(
 /// The frontend of the name; the catch-all for a client that names nobody.
 fn route(shared: &Shared, hello: &ClientHello) -> Option<Arc<Frontend>> {
     let host = Host::parse(hello.server_name.as_deref().unwrap_or_default()).ok()?;
-    shared.routes.load().find(&host).cloned()
+    shared.routes.load().find(&host)
 }
 
 /// Sends the backend what the client has said so far, then joins the two until both have closed, or one breaks.

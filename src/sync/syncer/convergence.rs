@@ -91,6 +91,7 @@ impl Syncer {
             Step::Hosts(records) => {
                 let removes = may_remove && records.iter().any(|record| self.table.would_remove(record));
                 self.verify(session, removes).await?;
+                self.table.begin(records.len());
                 let changed =
                     apart(records.len(), || records.iter().fold(false, |changed, record| self.apply(record) | changed));
                 let dead_keys = records.iter().filter(|record| record.list.is_none());
@@ -135,7 +136,7 @@ impl Syncer {
     /// Whether these leases are held, under the spelling that has changed or under the list's own.
     async fn are_held(&self, session: &mut Session, leases: &[(String, String)]) -> Result<Vec<bool>, StoreError> {
         let mut are_held = session.leases(leases).await?;
-        let listed = |(host, url): &(String, String)| (host.clone(), self.table.spelling(host, url).to_owned());
+        let listed = |(host, url): &(String, String)| (host.clone(), self.table.spelling(host, url));
         let own: Vec<_> = leases.iter().map(listed).collect();
         if own != leases {
             let are_held_too = session.leases(&own).await?;
@@ -263,7 +264,7 @@ impl Syncer {
 
     /// How many frontends and certificates there are.
     pub(super) fn held(&self) -> [usize; 2] {
-        [self.table.frontend_hosts().count(), self.stock.as_ref().map_or(0, |stock| stock.names().count())]
+        [self.table.count(), self.stock.as_ref().map_or(0, |stock| stock.names().count())]
     }
 }
 

@@ -31,6 +31,7 @@ impl Syncer {
         };
         self.trust.inherit(saved.identity());
         let (now, wall) = (self.clock.now(), wall_millis());
+        self.table.begin(saved.routes.len());
         for route in saved.routes {
             let elements = route.elements.into_iter().map(Bytes::from).collect();
             self.table.apply(&Record { host: route.host, list: Some(List::Elements(elements)), dead: None }, now);

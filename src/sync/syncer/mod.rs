@@ -151,7 +151,7 @@ impl Syncer {
                 }
                 Ended::WaitOver => {
                     self.publish();
-                    let routes = self.table.frontend_hosts().count();
+                    let routes = self.table.count();
                     warn!(routes, "Redis cannot be used yet: serving the routing table of the snapshot file");
                     self.announce_load();
                     continue;
@@ -341,6 +341,7 @@ impl Syncer {
             if !self.vanished.is_empty() {
                 self.vanished.retain(|host, _| !records.iter().any(|record| record.host == *host));
             }
+            self.table.begin(records.len());
             let changed = apart(records.len(), || {
                 let mut changed = false;
                 for (record, notices) in records.iter().zip(batch.notices) {
