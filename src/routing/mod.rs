@@ -44,9 +44,9 @@ pub struct DeadMark {
 
 /// The handle through which requests read the routing table and the syncer replaces it.
 ///
-/// Cloning shares the table. Reading waits for nobody, but for a single route while that is being exchanged in bulk; there must
-/// be a single writer, because [`Routes::publish`] replaces
-/// the whole snapshot and would undo a concurrent writer's changes.
+/// Cloning shares the table. Reading waits for nobody, but for one part of the table while a pointer in it is exchanged. There
+/// must be a single writer, because [`Routes::publish`] replaces the whole snapshot and would undo a concurrent writer's
+/// changes.
 #[derive(Clone, Default)]
 pub struct Routes {
     current: Arc<ArcSwap<Snapshot>>,
