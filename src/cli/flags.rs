@@ -104,7 +104,7 @@ pub(super) struct Flags {
     #[arg(long, env = "PLANB_CLIENT_READ_TIMEOUT", default_value = "0s", value_parser = duration, value_name = "DURATION")]
     pub(super) client_read_timeout: Duration,
 
-    /// Limit for receiving a request's head; 0s for none
+    /// Limit for receiving a request's head; 0s for none but a minute from the head's first byte
     #[arg(long, env = "PLANB_CLIENT_READ_HEADER_TIMEOUT", default_value = "0s", value_parser = duration, value_name = "DURATION")]
     pub(super) client_read_header_timeout: Duration,
 

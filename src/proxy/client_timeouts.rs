@@ -18,7 +18,8 @@ use crate::clock::{Clock, Moment};
 pub struct ClientTimeouts {
     /// A whole request with its body, from its first byte.
     pub read: Option<Duration>,
-    /// A request's head, from its first byte; for a connection's first request, from the connection's beginning.
+    /// A request's head, from its first byte; for a connection's first request, from the connection's beginning. Without it, a
+    /// head on HTTP/1 has [`HEAD_LIMIT`] from its first byte.
     pub read_header: Option<Duration>,
     /// A response, from the end of the request's head to its own last byte.
     pub write: Option<Duration>,
@@ -40,6 +41,8 @@ pub struct Deadlines {
     phase: Cell<u8>,
     /// When the present request began, or the connection became idle.
     began: Cell<u64>,
+    /// When the present head was first waited for, which is as soon as a part of it has arrived.
+    head_awaited: Cell<Option<Moment>>,
     head_ended: Cell<u64>,
     reading_body: Cell<bool>,
     /// The next request's head began while this one's response was still under way.
@@ -53,23 +56,35 @@ const EXCHANGE: u8 = 3;
 const BUSY: u8 = 4;
 
 impl Deadlines {
-    /// For a connection that begins now; `None` when nothing is limited.
-    pub fn begin(timeouts: ClientTimeouts, clock: Clock) -> Option<Rc<Self>> {
-        timeouts.any().then(|| {
-            Rc::new(Self {
-                timeouts,
-                clock,
-                phase: Cell::new(FRESH),
-                began: Cell::new(clock.now().as_millis()),
-                head_ended: Cell::new(0),
-                reading_body: Cell::new(false),
-                pipelined: Cell::new(false),
-            })
-        })
+    /// For a connection that begins now.
+    pub fn begin(timeouts: ClientTimeouts, clock: Clock) -> Rc<Self> {
+        let deadlines = Self {
+            timeouts,
+            clock,
+            phase: Cell::new(FRESH),
+            began: Cell::default(),
+            head_awaited: Cell::default(),
+            head_ended: Cell::default(),
+            reading_body: Cell::default(),
+            pipelined: Cell::default(),
+        };
+        deadlines.began.set(deadlines.now());
+        Rc::new(deadlines)
+    }
+
+    /// For what begins with a whole head; `None` when nothing is limited.
+    pub fn after_head(timeouts: ClientTimeouts, clock: Clock) -> Option<Rc<Self>> {
+        timeouts.any().then(|| Self::begin(timeouts, clock))
+    }
+
+    /// Where nothing depends on it, the clock is not asked.
+    fn now(&self) -> u64 {
+        if self.timeouts.any() { self.clock.now().as_millis() } else { 0 }
     }
 
     /// The first byte of a head has arrived.
     pub fn head_began(&self) {
+        self.head_awaited.set(None);
         match self.phase.get() {
             EXCHANGE => self.pipelined.set(true),
             FRESH => self.phase.set(HEAD),
@@ -79,7 +94,7 @@ impl Deadlines {
 
     /// The head is complete, and a body follows or not.
     pub fn head_ended(&self, body_follows: bool) {
-        self.head_ended.set(self.clock.now().as_millis());
+        self.head_ended.set(self.now());
         self.reading_body.set(body_follows);
         self.phase.set(EXCHANGE);
     }
@@ -107,7 +122,7 @@ impl Deadlines {
     }
 
     fn enter(&self, phase: u8) {
-        self.began.set(self.clock.now().as_millis());
+        self.began.set(self.now());
         self.phase.set(phase);
     }
 
@@ -120,7 +135,10 @@ impl Deadlines {
         match self.phase.get() {
             FRESH => earliest(limit(read_header, began), limit(read, began)).or(limit(idle, began)),
             IDLE => limit(idle, began),
-            HEAD => earliest(limit(read_header, began), limit(read, began)),
+            HEAD => {
+                let own = read_header.is_none().then(|| self.head_awaited().after(HEAD_LIMIT));
+                earliest(limit(read_header, began).or(own), limit(read, began))
+            }
             EXCHANGE => {
                 let ended = Moment::from_millis(self.head_ended.get());
                 let reading = self.reading_body.get();
@@ -129,7 +147,17 @@ impl Deadlines {
             _ => None,
         }
     }
+
+    fn head_awaited(&self) -> Moment {
+        let since = self.head_awaited.get().unwrap_or_else(|| self.clock.now());
+        self.head_awaited.set(Some(since));
+        since
+    }
 }
+
+/// How long a head may take that nothing else limits. No client of good will takes so long, and a part of a head is as much
+/// memory as it is long.
+pub const HEAD_LIMIT: Duration = Duration::from_mins(1);
 
 /// A timer that follows the next deadline. It is moved only when it has run out, not whenever a deadline moves, because
 /// nearly all of them only ever move back.
@@ -207,7 +235,7 @@ mod tests {
     #[test]
     fn each_phase_has_its_own_limit() {
         let timeouts = ClientTimeouts { read: FORTY, read_header: TEN, write: TWENTY, idle: THIRTY };
-        let deadlines = Deadlines::begin(timeouts, Clock::start()).unwrap();
+        let deadlines = Deadlines::begin(timeouts, Clock::start());
         assert!(is_left(&deadlines, TEN));
         deadlines.head_began();
         assert!(is_left(&deadlines, TEN));
@@ -225,7 +253,7 @@ mod tests {
     #[test]
     fn a_body_is_limited_only_while_it_arrives() {
         let timeouts = ClientTimeouts { read: TEN, ..ClientTimeouts::default() };
-        let deadlines = Deadlines::begin(timeouts, Clock::start()).unwrap();
+        let deadlines = Deadlines::begin(timeouts, Clock::start());
         deadlines.head_began();
         deadlines.head_ended(true);
         assert!(is_left(&deadlines, TEN));
@@ -236,7 +264,7 @@ mod tests {
     #[test]
     fn a_pipelined_head_is_timed_from_its_turn() {
         let timeouts = ClientTimeouts { read_header: TEN, write: TWENTY, ..ClientTimeouts::default() };
-        let deadlines = Deadlines::begin(timeouts, Clock::start()).unwrap();
+        let deadlines = Deadlines::begin(timeouts, Clock::start());
         deadlines.head_began();
         deadlines.head_ended(false);
         deadlines.head_began();
@@ -246,7 +274,23 @@ mod tests {
     }
 
     #[test]
-    fn without_limits_nothing_is_tracked() {
-        assert!(Deadlines::begin(ClientTimeouts::default(), Clock::start()).is_none());
+    fn without_limits_a_head_alone_has_one() {
+        let deadlines = Deadlines::begin(ClientTimeouts::default(), Clock::start());
+        assert!(is_left(&deadlines, None));
+        for _ in 0..2 {
+            deadlines.head_began();
+            assert!(is_left(&deadlines, Some(HEAD_LIMIT)));
+            deadlines.head_ended(true);
+            assert!(is_left(&deadlines, None));
+            deadlines.response_ended();
+            assert!(is_left(&deadlines, None));
+        }
+        deadlines.head_began();
+        deadlines.head_ended(false);
+        deadlines.head_began();
+        assert!(is_left(&deadlines, None));
+        deadlines.response_ended();
+        assert!(is_left(&deadlines, Some(HEAD_LIMIT)), "a pipelined head has it from its turn");
+        assert!(Deadlines::after_head(ClientTimeouts::default(), Clock::start()).is_none());
     }
 }

@@ -38,10 +38,11 @@ use crate::{
 /// Serves a connection to its end.
 pub async fn serve(worker: Rc<Worker>, transport: Transport, client: Rc<Client>) {
     let deadlines = Deadlines::begin(worker.shared.config.client_timeouts, worker.shared.clock);
-    let wire = Rc::new(RefCell::new(Wire::new(transport, deadlines.clone())));
+    let wire = Rc::new(RefCell::new(Wire::new(transport, Rc::clone(&deadlines))));
     let pass_on = pass_on(&wire);
-    let mut connection = Connection { worker: &worker, client: &client, wire, deadlines: deadlines.clone(), pass_on };
-    if is_late(deadlines, worker.shared.clock, pin!(connection.run())).await {
+    let mut connection =
+        Connection { worker: &worker, client: &client, wire, deadlines: Rc::clone(&deadlines), pass_on };
+    if is_late(Some(deadlines), worker.shared.clock, pin!(connection.run())).await {
         worker.shared.metrics.clients.timeouts.inc();
         debug!(address = %client.address, "a client connection was too slow");
     }
@@ -51,7 +52,7 @@ struct Connection<'a> {
     worker: &'a Rc<Worker>,
     client: &'a Rc<Client>,
     wire: Rc<RefCell<Wire>>,
-    deadlines: Option<Rc<Deadlines>>,
+    deadlines: Rc<Deadlines>,
     /// What writes informational responses to the client.
     pass_on: Informational,
 }
@@ -116,9 +117,7 @@ impl Connection<'_> {
                 if !has_begun && reader.has_begun(&wire.input) {
                     has_begun = true;
                     member.is_served();
-                    if let Some(deadlines) = &self.deadlines {
-                        deadlines.head_began();
-                    }
+                    self.deadlines.head_began();
                 }
                 match reader.request(&mut wire.input, limits) {
                     Ok(Some(head)) => return Poll::Ready(Next::Request(head)),
@@ -149,12 +148,10 @@ impl Connection<'_> {
         // Where it cannot be told where the body ends, the request is refused, and the connection with it.
         let expected = framing.unwrap_or(Framing::None);
         self.wire.borrow_mut().expect_body(expected);
-        if let Some(deadlines) = &self.deadlines {
-            deadlines.head_ended(!expected.is_empty());
-        }
+        self.deadlines.head_ended(!expected.is_empty());
         let body = RequestBody::new(ClientBody::of(&self.wire), None);
         let turn = Turn {
-            deadlines: self.deadlines.clone(),
+            deadlines: Some(Rc::clone(&self.deadlines)),
             is_overfull: false,
             informational: (head.version() == Version::Http11).then(|| Rc::clone(&self.pass_on)),
             framing,
@@ -191,9 +188,7 @@ impl Connection<'_> {
 
     /// Tells the client that a WebSocket is open, and lets the connection become one.
     async fn open(&self, opened: Opened) {
-        if let Some(deadlines) = &self.deadlines {
-            deadlines.became_busy();
-        }
+        self.deadlines.became_busy();
         // Before anybody can know of it.
         let open = Counted::one(&self.worker.shared.metrics.tunnels_open);
         let ours: Vec<(&[u8], &[u8])> =

@@ -9,6 +9,7 @@ mod translate;
 mod tunnel;
 
 use std::{
+    cell::Cell,
     future::poll_fn,
     pin::pin,
     rc::Rc,
@@ -21,19 +22,27 @@ use tracing::debug;
 use self::{frames::Watched, streams::Streams};
 use super::lifetime::{FRESH_GRACE, Patience, fresh_grace};
 use crate::{
-    proxy::{client::Client, client_timeouts::is_late, config::Config, worker::Worker},
+    proxy::{
+        client::Client,
+        client_timeouts::{ClientTimeouts, Deadlines, is_late},
+        config::Config,
+        worker::Worker,
+    },
     transport::Transport,
 };
 
 /// Serves a connection to its end.
 pub async fn serve(worker: Rc<Worker>, transport: Transport, client: Rc<Client>) {
-    let streams = Streams::new(&worker);
+    let (streams, clock) = (Streams::new(&worker), worker.shared.clock);
+    let heads = Deadlines::begin(ClientTimeouts::default(), clock);
     let serving = pin!(async {
-        if let Err(error) = run(&worker, transport, &client, &streams).await {
+        if let Err(error) = run(&worker, transport, &client, &streams, Rc::clone(&heads)).await {
             debug!(address = %client.address, %error, "a client connection ended with an error");
         }
     });
-    if is_late(streams.deadlines(), worker.shared.clock, serving).await {
+    let has_late_head = Cell::new(false);
+    let with_heads = pin!(async { has_late_head.set(is_late(Some(heads.clone()), clock, serving).await) });
+    if is_late(streams.deadlines(), clock, with_heads).await || has_late_head.get() {
         worker.shared.metrics.clients.timeouts.inc();
         debug!(address = %client.address, "a client connection was too slow");
     }
@@ -45,10 +54,11 @@ async fn run(
     transport: Transport,
     client: &Rc<Client>,
     streams: &Streams,
+    heads: Rc<Deadlines>,
 ) -> Result<(), h2::Error> {
     let watched = {
         let streams = streams.clone();
-        Watched::new(transport, move || streams.are_open(), worker.shared.metrics.clients.http2_floods.clone())
+        Watched::new(transport, move || streams.are_open(), worker.shared.metrics.clients.http2_floods.clone(), heads)
     };
     let mut connection = tokio::select! {
         connection = settings(&worker.shared.config).handshake(watched) => connection?,

@@ -38,7 +38,7 @@ pub struct Wire {
     /// Whether somebody may still read the request's body, and who waits until nobody does.
     is_body_wanted: bool,
     settled: Option<Waker>,
-    deadlines: Option<Rc<Deadlines>>,
+    deadlines: Rc<Deadlines>,
 }
 
 /// What is to come of a request's body.
@@ -51,7 +51,7 @@ enum Upload {
 
 impl Wire {
     /// A connection on which nothing was said yet.
-    pub fn new(transport: Transport, deadlines: Option<Rc<Deadlines>>) -> Self {
+    pub fn new(transport: Transport, deadlines: Rc<Deadlines>) -> Self {
         Self {
             transport: Some(transport),
             input: BytesMut::new(),
@@ -179,9 +179,7 @@ impl Wire {
 
     fn end_body(&mut self) {
         self.body = Upload::Ended;
-        if let Some(deadlines) = &self.deadlines {
-            deadlines.body_ended();
-        }
+        self.deadlines.body_ended();
     }
 
     /// Waits for the client to leave while it is owed an answer. What it sends meanwhile is kept, up to a limit.
@@ -193,8 +191,8 @@ impl Wire {
             let before = self.input.len();
             match ready!(self.poll_fill(cx)) {
                 Ok(1..) => {
-                    if let Some(deadlines) = self.deadlines.as_ref().filter(|_| before == 0) {
-                        deadlines.head_began();
+                    if before == 0 {
+                        self.deadlines.head_began();
                     }
                 }
                 Ok(0) | Err(_) => return Poll::Ready(()),

@@ -3,10 +3,13 @@
 //! The library answers or ignores such frames one by one, and does so for ever: PINGs and acknowledgements that nobody asked
 //! for, settings, priorities, frames of unknown types. None of them is wrong by itself (RFC 9113 section 10.5). Nor is a request that its
 //! client gives up at once; but each has cost its backend an answer.
+//!
+//! Nor does the library mind how long a head takes, which is in HEADERS and CONTINUATION frames.
 
 use std::{
     io,
     pin::Pin,
+    rc::Rc,
     task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
@@ -14,7 +17,7 @@ use std::{
 use prometheus::IntCounter;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::transport::Transport;
+use crate::{proxy::client_timeouts::Deadlines, transport::Transport};
 
 /// A connection whose frames are counted as they are read. Reading fails once they are a flood.
 pub struct Watched<O> {
@@ -22,12 +25,14 @@ pub struct Watched<O> {
     frames: Frames,
     is_busy: O,
     floods: IntCounter,
+    heads: Rc<Deadlines>,
 }
 
 impl<O: Fn() -> bool> Watched<O> {
-    /// Watches a connection; `is_busy` tells whether it has a stream, and `floods` counts the connections that fail.
-    pub fn new(stream: Transport, is_busy: O, floods: IntCounter) -> Self {
-        Self { stream, frames: Frames::default(), is_busy, floods }
+    /// Watches a connection; `is_busy` tells whether it has a stream, and `floods` counts the connections that fail. `heads` is
+    /// told when a head begins and ends.
+    pub fn new(stream: Transport, is_busy: O, floods: IntCounter, heads: Rc<Deadlines>) -> Self {
+        Self { stream, frames: Frames::default(), is_busy, floods, heads }
     }
 }
 
@@ -39,14 +44,33 @@ struct Frames {
     /// The beginning of a frame's header.
     header: [u8; HEADER],
     length: usize,
+    head: Head,
     /// Those that have carried nothing since one did.
     idle: Burst,
     resets: Burst,
 }
 
+/// How much of a head has arrived.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Head {
+    #[default]
+    None,
+    /// A part, and more frames are to come.
+    Part,
+    /// The header of its last frame.
+    Last,
+}
+
 impl Default for Frames {
     fn default() -> Self {
-        Self { skip: PREFACE, header: [0; HEADER], length: 0, idle: Burst::default(), resets: Burst::default() }
+        Self {
+            skip: PREFACE,
+            header: [0; HEADER],
+            length: 0,
+            head: Head::None,
+            idle: Burst::default(),
+            resets: Burst::default(),
+        }
     }
 }
 
@@ -57,6 +81,9 @@ impl Frames {
             let skipped = self.skip.min(bytes.len());
             self.skip -= skipped;
             bytes = &bytes[skipped..];
+            if self.skip == 0 && self.head == Head::Last {
+                self.head = Head::None;
+            }
             if bytes.is_empty() {
                 return false;
             }
@@ -68,6 +95,9 @@ impl Frames {
                 self.length = 0;
                 let [high, middle, low, kind, flags, ..] = self.header;
                 self.skip = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
+                if matches!(kind, HEADERS | CONTINUATION) {
+                    self.head = if flags & END_HEADERS == 0 { Head::Part } else { Head::Last };
+                }
                 if self.carries(kind, flags, is_busy) {
                     self.idle = Burst::default();
                 } else if self.idle.is_flood_after_one_more(WITHIN) {
@@ -78,6 +108,11 @@ impl Frames {
                 }
             }
         }
+    }
+
+    /// Whether more of a head is still to come.
+    fn has_part_of_head(&self) -> bool {
+        self.head != Head::None
     }
 
     /// Whether a frame is a part of a request, or has to do with one.
@@ -116,7 +151,14 @@ impl<O: Fn() -> bool + Unpin> AsyncRead for Watched<O> {
         let this = &mut *self;
         let before = buf.filled().len();
         ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
-        if this.frames.read(&buf.filled()[before..], &this.is_busy) {
+        let had_part = this.frames.has_part_of_head();
+        let is_flood = this.frames.read(&buf.filled()[before..], &this.is_busy);
+        match (had_part, this.frames.has_part_of_head()) {
+            (false, true) => this.heads.head_began(),
+            (true, false) => this.heads.head_ended(false),
+            _ => {}
+        }
+        if is_flood {
             this.floods.inc();
             return Poll::Ready(Err(io::Error::new(
                 io::ErrorKind::InvalidData,
@@ -164,6 +206,7 @@ const RST_STREAM: u8 = 3;
 const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
 
 /// More frames than this that carry nothing, one after the other and within so much time, are a flood; or more resets, within less.
 /// Clients ask by PING whether we are still there, some once a second. A reader of a map may give up dozens of its tiles a
@@ -224,13 +267,31 @@ mod tests {
         assert!(!flood(MOST) && flood(MOST + 1));
     }
 
+    #[test]
+    fn a_head_is_whole_with_the_last_byte_of_its_last_frame() {
+        let bytes = connection(&[
+            frame(PING, 0, 8),
+            frame(HEADERS, 1, 3),
+            frame(CONTINUATION, 0, 0),
+            frame(CONTINUATION, 4, 2),
+        ]);
+        let mut frames = Frames::default();
+        let (first, last) = (PREFACE + 17 + HEADER, bytes.len());
+        for (read, byte) in (1..).zip(&bytes) {
+            frames.read(&[*byte], &|| true);
+            assert_eq!(frames.has_part_of_head(), (first..last).contains(&read), "after {read} bytes");
+        }
+        frames.read(&frame(HEADERS, 4, 0), &|| true);
+        assert!(!frames.has_part_of_head());
+    }
+
     proptest! {
         #[test]
         fn junk_is_followed_whatever_its_pieces(bytes in proptest::collection::vec(any::<u8>(), 0..600), step in 1..40usize) {
             let shape = |step: usize| {
                 let mut frames = Frames::default();
                 let is_flood = bytes.chunks(step).any(|piece| frames.read(piece, &|| true));
-                (is_flood, frames.skip, frames.length, frames.idle.count)
+                (is_flood, frames.skip, frames.length, frames.head, frames.idle.count)
             };
             prop_assert_eq!(shape(step), shape(bytes.len().max(1)));
         }

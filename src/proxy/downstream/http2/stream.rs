@@ -42,7 +42,7 @@ pub fn begin(
     request: Request<RecvStream>,
     respond: SendResponse<Bytes>,
 ) {
-    let deadlines = Deadlines::begin(worker.shared.config.client_timeouts, worker.shared.clock);
+    let deadlines = Deadlines::after_head(worker.shared.config.client_timeouts, worker.shared.clock);
     if let Some(deadlines) = &deadlines {
         deadlines.head_ended(!request.body().is_end_stream());
     }

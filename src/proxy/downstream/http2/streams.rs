@@ -25,7 +25,7 @@ impl Streams {
     /// For a connection that begins now.
     pub fn new(worker: &Worker) -> Self {
         Self(Rc::new(Inner {
-            connection: Deadlines::begin(worker.shared.config.client_timeouts, worker.shared.clock),
+            connection: Deadlines::after_head(worker.shared.config.client_timeouts, worker.shared.clock),
             max_header_size: worker.shared.config.max_header_size,
             open: Cell::default(),
             held: Cell::default(),
