@@ -177,6 +177,7 @@ impl Cli {
                 request_id_header: flags.request_id_header.map(Into::into),
                 via: flags.via.unwrap_or_else(Via::random),
                 max_connections: flags.max_connections,
+                max_memory: flags.max_memory,
                 max_header_size: flags.max_header_size,
                 max_headers: flags.max_headers,
                 verify_backends: flags.backend_tls_verify,

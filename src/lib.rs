@@ -13,7 +13,7 @@
 //! | [`dial`], [`transport`] | connections to backends, and what HTTP is spoken over |
 //! | [`tls`] | which certificate answers which name; presets, ticket keys, the reader of a ClientHello |
 //! | [`telemetry`] | metrics, access log, error log, the operators' listener |
-//! | [`roots`], [`secret`], [`files`], [`clock`] | whose certificates are believed; text that is never shown; files that an operator names; points in time |
+//! | [`roots`], [`secret`], [`files`], [`clock`], [`memory`] | whose certificates are believed; text that is never shown; files that an operator names; points in time; how much memory there is |
 //! | [`demo`] | the main job before one's eyes, on this machine alone |
 //!
 //! One task, the [`sync::Syncer`], keeps a [`routing::Snapshot`] current. Requests read it through
@@ -30,6 +30,7 @@ pub mod dial;
 pub mod drain;
 pub mod files;
 pub mod health;
+pub mod memory;
 pub mod message;
 pub mod proxy;
 pub mod roots;

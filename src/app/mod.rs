@@ -26,11 +26,13 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
+    clock::Clock,
     config::Config,
     dial::{BackendTls, Names},
     drain::Drain,
     health::Checker,
-    proxy::{self, ErrorPages, LoadBalancing, Room, Shared, Sticky},
+    memory,
+    proxy::{self, ErrorPages, LoadBalancing, Room, Shared, Shedding, Sticky},
     sync::{self, MARK_QUEUE, Reporter, Syncer},
     telemetry::{AccessLog, Admin, Telemetry},
 };
@@ -143,6 +145,9 @@ async fn supervise(mut config: Config, telemetry: &Telemetry, started: impl FnOn
     let names = Names::new(config.dns_servers, Arc::clone(metrics));
     essential.spawn_endless("names of backends", names.clone().tidy());
     config.proxy.max_connections = connection_limit(config.proxy.max_connections)?;
+    let room = Arc::new(Room::new(&metrics.clients));
+    let shedding = shedding((config.proxy.max_memory, config.workers), &room, telemetry, clock);
+    essential.spawn_endless("memory", shedding.run());
     let backend_tls = BackendTls::new(config.proxy.verify_backends)?;
     let checker = config.health.take().map(|config| {
         Checker::new(config, routes.clone(), clock, Arc::clone(metrics), backend_tls.clone(), names.clone())
@@ -150,7 +155,7 @@ async fn supervise(mut config: Config, telemetry: &Telemetry, started: impl FnOn
     let mut checking = Checking::start(checker, drain.clone(), essential.names().clone());
     let shared = Arc::new(Shared {
         connections: Arc::new(Semaphore::new(config.proxy.max_connections.min(Semaphore::MAX_PERMITS))),
-        room: Arc::new(Room::new(metrics.clients.dismissed.clone())),
+        room,
         backend_tls,
         sticky: sticky(&config.proxy.load_balancing),
         names,
@@ -261,6 +266,22 @@ fn connection_limit(wanted: usize) -> io::Result<usize> {
     }
     let half = descriptors.saturating_sub(RESERVED_DESCRIPTORS) / 2;
     Ok(usize::try_from(half).unwrap_or(usize::MAX).max(1))
+}
+
+/// What watches memory. Where nobody knows how much there is, and the operator says nothing, there is no limit.
+fn shedding((wanted, workers): (u64, usize), room: &Arc<Room>, telemetry: &Telemetry, clock: Clock) -> Shedding {
+    let limit = match wanted {
+        0 => memory::available().map_or(u64::MAX, |available| available / 2),
+        wanted => wanted,
+    };
+    Shedding {
+        limit,
+        workers,
+        room: Arc::clone(room),
+        metrics: Arc::clone(&telemetry.metrics),
+        errors: telemetry.errors.clone(),
+        clock,
+    }
 }
 
 /// Bytes of stack. The Redis client's futures are large, and nested some ten deep.

@@ -184,6 +184,12 @@ pub(super) struct Flags {
     #[arg(long, env = "PLANB_MAX_CONNECTIONS", default_value = "0", value_parser = number::<usize>, value_name = "NUMBER")]
     pub(super) max_connections: usize,
 
+    /// Memory of the whole process, in bytes, beyond which client connections are closed: first those that have moved nothing
+    /// for five minutes, then those that wait for a request, then those whose clients read or send the slowest; 0 for half of
+    /// the machine's, or of what the control group allows
+    #[arg(long, env = "PLANB_MAX_MEMORY", default_value = "0", value_parser = number::<u64>, value_name = "BYTES")]
+    pub(super) max_memory: u64,
+
     /// Longest head of a request or a response, in bytes
     #[arg(long, env = "PLANB_MAX_HEADER_SIZE", default_value_t = 1_048_576, value_parser = at_least_8192, value_name = "BYTES")]
     pub(super) max_header_size: usize,

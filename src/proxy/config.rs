@@ -28,6 +28,8 @@ pub struct Config {
     pub via: Via,
     /// Client connections served at the same time, tunnels included; others wait in the kernel's queue.
     pub max_connections: usize,
+    /// Bytes of the process's memory beyond which clients are let go; 0 for half of what there is.
+    pub max_memory: u64,
     /// The longest head, in bytes. A request with a longer one is answered 431, a response is none.
     pub max_header_size: usize,
     /// The most header lines of a request, where more are answered 431, and of a response.

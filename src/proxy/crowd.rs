@@ -1,20 +1,28 @@
-//! Client connections that wait for a request. Where there is no room for another connection, the one that has waited for the longest
-//! goes (RFC 9112 section 9.5): without that, clients that connect and say nothing would keep out all others.
+//! Client connections, and which of them goes where there is no room for another, or too little memory.
+//!
+//! Where there is no room, it is the one that has waited for its next request for the longest (RFC 9112 section 9.5): without
+//! that, clients that connect and say nothing would keep out all others. Where there is too little memory, those that hold up
+//! something go as well.
 
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
+    future::{Future, poll_fn},
+    pin::Pin,
     rc::Rc,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use foldhash::fast::RandomState;
 use prometheus::IntCounter;
-use tokio::sync::{Notify, futures::Notified};
+use tokio::sync::{Notify, futures::Notified, watch};
+
+use crate::{clock::Moment, telemetry::ClientMetrics};
 
 /// What all workers know of the room for client connections.
 pub struct Room {
@@ -22,12 +30,41 @@ pub struct Room {
     wanted: AtomicUsize,
     call: Notify,
     dismissed: IntCounter,
+    shortage: watch::Sender<Shortage>,
+    shed: IntCounter,
+}
+
+/// That there is too little memory.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Shortage {
+    /// Bytes that each worker's clients are to give back.
+    pub excess: u64,
+    /// Bytes that they may hold all the same: it may be others that take too much.
+    pub allowance: u64,
+    /// When.
+    pub now: Moment,
 }
 
 impl Room {
-    /// While there is room; connections that have to go are counted.
-    pub fn new(dismissed: IntCounter) -> Self {
-        Self { wanted: AtomicUsize::new(0), call: Notify::new(), dismissed }
+    /// While there is room; connections that have to go for others, and for their memory, are counted.
+    pub fn new(counted: &ClientMetrics) -> Self {
+        Self {
+            wanted: AtomicUsize::new(0),
+            call: Notify::new(),
+            dismissed: counted.dismissed.clone(),
+            shortage: watch::Sender::default(),
+            shed: counted.shed.clone(),
+        }
+    }
+
+    /// Lets the workers know of a shortage of memory.
+    pub fn run_short(&self, shortage: Shortage) {
+        self.shortage.send_replace(shortage);
+    }
+
+    /// Changes with each shortage of memory.
+    pub fn shortages(&self) -> watch::Receiver<Shortage> {
+        self.shortage.subscribe()
     }
 
     /// There is room, so that nobody has to go.
@@ -69,6 +106,13 @@ struct Place {
     waits_since: Cell<Option<u64>>,
     is_dismissed: Cell<bool>,
     waker: RefCell<Option<Waker>>,
+    /// Bytes that wait for the client to take them, or to send the rest of them; 0 if it holds up nothing.
+    held_up: Cell<u32>,
+    /// Changes whenever something moves.
+    moves: Cell<u32>,
+    /// The same when memory was short last, and since when it has been that.
+    last_moves: Cell<u32>,
+    stalled_since: Cell<Option<Moment>>,
 }
 
 /// One connection's place, which it leaves when this is dropped.
@@ -76,6 +120,65 @@ pub struct Member {
     crowd: Rc<Crowd>,
     number: u64,
     place: Rc<Place>,
+}
+
+/// Through which a connection's parts tell how its client is doing.
+#[derive(Clone)]
+pub struct Pace(Rc<Place>);
+
+impl Pace {
+    /// So many bytes wait for the client.
+    pub fn is_held_up(&self, bytes: usize) {
+        self.0.held_up.set(u32::try_from(bytes + HELD_UP).unwrap_or(u32::MAX));
+    }
+
+    /// Something has moved.
+    pub fn moves(&self) {
+        self.0.held_up.set(0);
+        self.0.moves.set(self.0.moves.get().wrapping_add(1));
+    }
+}
+
+/// Why a connection may go when memory is short, the least harm first; among equals, that which has lasted the longest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Reason {
+    /// Its client has not moved anything for [`FORSAKEN`].
+    Forsaken(Moment),
+    /// It waits for a request, since this turn.
+    Waits(u64),
+    /// Its client holds something up.
+    HoldsUp(Moment),
+}
+
+impl Place {
+    /// About how many bytes the connection takes.
+    fn weight(&self) -> u64 {
+        match self.held_up.get() {
+            0 if self.waits_since.get().is_some() => WAITING,
+            0 => SERVED,
+            held_up => held_up.into(),
+        }
+    }
+
+    /// Why it may go; `None` if it may not. To be asked whenever memory is short.
+    fn reason(&self, now: Moment) -> Option<Reason> {
+        if let Some(since) = self.waits_since.get() {
+            return Some(Reason::Waits(since));
+        }
+        let before = self.last_moves.replace(self.moves.get());
+        let since = self.stalled_since.get().filter(|_| before == self.moves.get()).unwrap_or(now);
+        self.stalled_since.set(Some(since));
+        let is_forsaken = since.until(now) >= FORSAKEN;
+        let reason = if is_forsaken { Reason::Forsaken(since) } else { Reason::HoldsUp(since) };
+        (self.held_up.get() > 0).then_some(reason)
+    }
+
+    fn dismiss(&self) {
+        self.is_dismissed.set(true);
+        if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
 }
 
 impl Crowd {
@@ -103,11 +206,25 @@ impl Crowd {
         if !self.room.take() {
             return false;
         }
-        longest.is_dismissed.set(true);
-        if let Some(waker) = longest.waker.borrow_mut().take() {
-            waker.wake();
-        }
+        longest.dismiss();
         true
+    }
+
+    /// Lets connections go whose memory is needed.
+    pub fn shed(&self, Shortage { mut excess, allowance, now }: Shortage) {
+        let places = self.places.borrow();
+        let staying = || places.values().filter(|place| !place.is_dismissed.get());
+        excess = excess.min(staying().map(|place| place.weight()).sum::<u64>().saturating_sub(allowance));
+        let mut reasons: Vec<_> = staying().filter_map(|place| Some((place.reason(now)?, place))).collect();
+        reasons.sort_unstable_by_key(|(reason, _)| *reason);
+        for (_, place) in reasons {
+            if excess == 0 {
+                break;
+            }
+            excess = excess.saturating_sub(place.weight());
+            place.dismiss();
+            self.room.shed.inc();
+        }
     }
 
     /// A connection joins.
@@ -134,12 +251,36 @@ impl Member {
                 return Poll::Ready(());
             }
             self.place.waits_since.set(Some(self.crowd.next_turn()));
+            self.place.held_up.set(0);
+        }
+        self.poll_dismissed(cx)
+    }
+
+    /// Ready when the connection is to go, whatever it is doing.
+    fn poll_dismissed(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.place.is_dismissed.get() {
+            return Poll::Ready(());
         }
         let mut waker = self.place.waker.borrow_mut();
         if waker.as_ref().is_none_or(|waker| !waker.will_wake(cx.waker())) {
             *waker = Some(cx.waker().clone());
         }
         Poll::Pending
+    }
+
+    /// Runs to its end what serves the connection, unless that is to go; returns whether it is. What waits for a request sees by
+    /// itself that it is to go.
+    pub async fn is_shed<T>(&self, mut serving: Pin<&mut impl Future<Output = T>>) -> bool {
+        poll_fn(|cx| match serving.as_mut().poll(cx) {
+            Poll::Ready(_) => Poll::Ready(false),
+            Poll::Pending => self.poll_dismissed(cx).map(|()| true),
+        })
+        .await
+    }
+
+    /// What tells how the connection's client is doing.
+    pub fn pace(&self) -> Pace {
+        Pace(Rc::clone(&self.place))
     }
 
     /// A request has begun.
@@ -154,13 +295,75 @@ impl Drop for Member {
     }
 }
 
+/// Without any movement for so long, while memory is short, a client is not waited for.
+const FORSAKEN: Duration = Duration::from_mins(5);
+
+/// About what a connection takes (`make bench-hoards`), in bytes: while it waits for a request, while one is answered, and
+/// beside what waits for its client.
+const WAITING: u64 = 2 * 1024;
+const SERVED: u64 = 32 * 1024;
+const HELD_UP: usize = 4 * 1024;
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::Metrics;
+
+    fn crowd() -> Rc<Crowd> {
+        Crowd::new(Arc::new(Room::new(&Metrics::new().unwrap().clients)))
+    }
+
+    #[test]
+    fn when_memory_is_short_those_go_who_are_missed_the_least() {
+        let crowd = crowd();
+        let mut cx = Context::from_waker(Waker::noop());
+        let [first, second, served, slow, slower]: [Member; 5] = std::array::from_fn(|_| crowd.join());
+        for member in [&second, &first] {
+            assert!(member.poll_waiting(&mut cx).is_pending());
+        }
+        let is_gone = |member: &Member| member.place.is_dismissed.get();
+        let shed = |excess, allowance, seconds: u64| {
+            crowd.shed(Shortage { excess, allowance, now: Moment::from_millis(seconds * 1_000) });
+        };
+        slower.pace().is_held_up(100_000);
+        shed(0, 0, 1);
+        slow.pace().is_held_up(100_000);
+        slow.pace().moves();
+        slow.pace().is_held_up(100_000);
+        shed(0, 0, 2);
+        shed(1_000_000, 1_000_000, 3);
+        assert_eq!(crowd.room.shed.get(), 0, "they hold less than they may");
+        shed(1, 0, 4);
+        assert!(is_gone(&second) && !is_gone(&first), "it has waited for the longest");
+        shed(WAITING + 1, 0, 5);
+        assert!(is_gone(&first) && is_gone(&slower) && !is_gone(&slow));
+        shed(u64::MAX, 0, 6);
+        assert!(is_gone(&slow) && !is_gone(&served), "nobody is cut off who gets on");
+        assert_eq!((crowd.room.shed.get(), crowd.room.dismissed.get()), (4, 0));
+    }
+
+    #[test]
+    fn whoever_has_not_moved_for_minutes_goes_before_those_who_wait() {
+        let crowd = crowd();
+        let mut cx = Context::from_waker(Waker::noop());
+        let [waiting, forsaken, moving] = std::array::from_fn(|_| crowd.join());
+        assert!(waiting.poll_waiting(&mut cx).is_pending());
+        for seconds in 1..=310 {
+            moving.pace().moves();
+            moving.pace().is_held_up(10);
+            forsaken.pace().is_held_up(10);
+            crowd.shed(Shortage {
+                excess: u64::from(seconds == 310),
+                allowance: 0,
+                now: Moment::from_millis(seconds * 1_000),
+            });
+        }
+        assert_eq!([&waiting, &forsaken, &moving].map(|member| member.place.is_dismissed.get()), [false, true, false]);
+    }
 
     #[test]
     fn the_one_that_has_waited_for_the_longest_goes() {
-        let crowd = Crowd::new(Arc::new(Room::new(IntCounter::new("a", "b").unwrap())));
+        let crowd = crowd();
         let members: Vec<Member> = (0..4).map(|_| crowd.join()).collect();
         let mut cx = Context::from_waker(Waker::noop());
         for number in [2, 0, 1] {

@@ -18,6 +18,7 @@ mod reading;
 mod request_id;
 mod response_body;
 mod retry;
+mod shedding;
 mod sticky;
 mod timers;
 mod trailers;
@@ -31,7 +32,7 @@ use std::{io, rc::Rc, sync::Arc, time::Duration};
 
 use tokio::{
     sync::watch,
-    task::{JoinSet, LocalSet},
+    task::{JoinHandle, JoinSet, LocalSet},
 };
 
 use crate::{drain::Drain, telemetry::settle_tally};
@@ -42,6 +43,7 @@ pub use crowd::Room;
 pub use downstream::{Door, Listeners, Protocol};
 pub use error_pages::ErrorPages;
 pub use request_id::RequestIdHeader;
+pub use shedding::Shedding;
 pub use sticky::Sticky;
 use upstream::Pool;
 pub use upstream::Traffic;
@@ -59,7 +61,10 @@ pub fn run_worker(shared: Arc<Shared>, doors: Vec<Door>, drain: &Drain) -> io::R
     let local = LocalSet::new();
     let result = local.block_on(&runtime, async {
         let worker = Rc::new(Worker::new(shared, drain.clone()));
-        let crowd = tokio::task::spawn_local(make_room(Rc::clone(&worker)));
+        let crowd = [
+            tokio::task::spawn_local(make_room(Rc::clone(&worker))),
+            tokio::task::spawn_local(shed(Rc::clone(&worker))),
+        ];
         let reaper = tokio::task::spawn_local(reap(Rc::clone(&worker.pool), worker.shared.routes.retirements()));
         let mut accepting = JoinSet::new();
         for door in doors {
@@ -74,7 +79,7 @@ pub fn run_worker(shared: Arc<Shared>, doors: Vec<Door>, drain: &Drain) -> io::R
             () = drain.expired() => {}
         }
         reaper.abort();
-        crowd.abort();
+        crowd.iter().for_each(JoinHandle::abort);
         Ok(())
     });
     drop(local);
@@ -90,6 +95,15 @@ async fn make_room(worker: Rc<Worker>) {
         let wanted = worker.shared.room.wanted();
         while worker.crowd.make_room() {}
         wanted.await;
+    }
+}
+
+/// Lets connections go when memory is short.
+async fn shed(worker: Rc<Worker>) {
+    let mut shortages = worker.shared.room.shortages();
+    while shortages.changed().await.is_ok() {
+        let shortage = *shortages.borrow_and_update();
+        worker.crowd.shed(shortage);
     }
 }
 

@@ -20,15 +20,18 @@ pub enum Subject {
     Connections,
     /// Connections that the system does not let us accept.
     Accepting,
+    /// The limit of memory.
+    Memory,
 }
 
 impl Subject {
-    const ALL: [Self; 5] = [Self::Client, Self::Frontend, Self::Backend, Self::Connections, Self::Accepting];
+    const ALL: [Self; 6] =
+        [Self::Client, Self::Frontend, Self::Backend, Self::Connections, Self::Accepting, Self::Memory];
 
     fn allowance(self) -> Allowance {
         match self {
             Self::Client | Self::Frontend | Self::Backend => Allowance::new(100, 500),
-            Self::Connections | Self::Accepting => Allowance::new(1, 10),
+            Self::Connections | Self::Accepting | Self::Memory => Allowance::new(1, 10),
         }
     }
 
@@ -39,6 +42,7 @@ impl Subject {
             Self::Backend => "failing backends",
             Self::Connections => "the connection limit",
             Self::Accepting => "connections that cannot be accepted",
+            Self::Memory => "the limit of memory",
         }
     }
 }

@@ -14,6 +14,8 @@ pub struct Metrics {
     pub connections_open: IntGauge,
     /// `planb_reverseproxy_tunnels_current_open`
     pub tunnels_open: IntGauge,
+    /// `planb_memory_limit_bytes`
+    pub memory_limit: IntGauge,
     /// `planb_reverseproxy_http_request_duration_seconds`
     pub request_duration: Histogram,
     /// `planb_reverseproxy_http_exchange_duration_seconds`
@@ -94,6 +96,8 @@ impl Metrics {
             connections_open: new
                 .gauge("planb_reverseproxy_connections_current_open", "Client connections open, tunnels excluded.")?,
             tunnels_open: new.gauge("planb_reverseproxy_tunnels_current_open", "WebSocket tunnels open.")?,
+            memory_limit: new
+                .gauge("planb_memory_limit_bytes", "Memory of the process beyond which client connections are closed.")?,
             request_duration: new.histogram(
                 "planb_reverseproxy_http_request_duration_seconds",
                 "From a request's head to the end of its response's head.",
@@ -236,6 +240,8 @@ pub struct ClientMetrics {
     pub http2_floods: IntCounter,
     /// `planb_reverseproxy_clients_dismissed_total`
     pub dismissed: IntCounter,
+    /// `planb_reverseproxy_clients_shed_total`
+    pub shed: IntCounter,
     /// `planb_reverseproxy_client_timeouts_total`
     pub timeouts: IntCounter,
     /// `planb_reverseproxy_accept_errors_total`
@@ -252,6 +258,10 @@ impl ClientMetrics {
             dismissed: new.counter(
                 "planb_reverseproxy_clients_dismissed_total",
                 "Client connections closed while they waited for a request, for others that there was no room for.",
+            )?,
+            shed: new.counter(
+                "planb_reverseproxy_clients_shed_total",
+                "Client connections closed because memory was short.",
             )?,
             timeouts: new.counter(
                 "planb_reverseproxy_client_timeouts_total",

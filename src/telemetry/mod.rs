@@ -21,7 +21,7 @@ pub use date::with_date;
 pub use error_log::{ErrorLog, Subject};
 pub use freshness::StoreHealth;
 pub use lines::{Lines, LinesGuard, LogTarget};
-pub use metrics::Metrics;
+pub use metrics::{ClientMetrics, Metrics};
 pub use tally::{Tally, settle_tally};
 pub use tasks::Tasks;
 

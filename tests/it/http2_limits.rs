@@ -178,6 +178,23 @@ fn the_header_timeout_ends_connections_that_ask_for_nothing() {
     assert_eq!(site.stack.planb.count(TIMEOUTS), 2);
 }
 
+#[test]
+fn where_memory_is_short_a_client_that_takes_nothing_goes_and_one_that_is_served_does_not() {
+    let (backend, (holding, gate)) = (slow(), Backend::holding());
+    let site = Site::start(&["--max-memory=1"], &[&backend.url()]);
+    site.stack.list("held.test", &[&holding.url()]);
+    let mut served = site.connect();
+    let mut waiting = served.begin(http::Request::get("https://held.test/held").body(()).unwrap());
+    let mut slow = Raw::connect(&site);
+    let endless = [(":method", "GET"), (":scheme", "https"), (":authority", NAME), (":path", "/endless")];
+    slow.send(&frame(HEADERS, END_STREAM | END_HEADERS, 1, &fields(&endless)));
+    slow.until_closed();
+    wait_until("it is counted", || site.stack.planb.count("planb_reverseproxy_clients_shed_total") == 1);
+    gate.open();
+    assert_eq!(waiting.head().status, 200);
+    assert_eq!(waiting.rest().unwrap(), b"done");
+}
+
 /// As in HTTP/1. Nothing else can be sent on a connection while a head is incomplete (RFC 9113 section 6.10).
 #[test]
 fn a_second_head_that_never_ends_leaves_the_connection_idle() {

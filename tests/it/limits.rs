@@ -1,7 +1,7 @@
 //! Slow, stalled and too many clients: what each may take, and that it takes nothing from the others.
 
 use std::{
-    io::{ErrorKind, Read},
+    io::{ErrorKind, Read, Write},
     sync::{Mutex, mpsc::channel},
 };
 
@@ -216,6 +216,43 @@ fn where_there_is_no_room_the_connection_that_has_waited_for_the_longest_goes() 
             assert!(has_ended(&idle[1]) && !has_ended(&idle[48]), "the last one has waited for the shortest time");
         }
     }
+}
+
+/// A backend whose answer has no end that anybody waits for.
+fn endless() -> Backend {
+    Backend::start(|exchange| {
+        exchange.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {ENDLESS}\r\n\r\n"));
+        while exchange.stream.get_mut().write_all(&[0; 16_384]).is_ok() {}
+        false
+    })
+}
+
+const ENDLESS: u64 = 1_000_000_000_000;
+
+#[test]
+fn where_memory_is_short_those_go_that_wait_or_hold_something_up_and_no_others() {
+    let (backend, gate) = Backend::holding();
+    let stack = limited(&backend, &["--max-memory=1"]);
+    let endless = endless();
+    stack.list("endless.test", &[&endless.url()]);
+    let mut served = stack.planb.connect();
+    served.send(request("/held"));
+    let [mut reading, mut half, mut uploading, mut idle] = std::array::from_fn(|_| stack.planb.connect());
+    reading.send("GET / HTTP/1.1\r\nHost: endless.test\r\n\r\n");
+    half.send("GET / HT");
+    uploading.send(format!("GET /held HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 4\r\n\r\nbo"));
+    for client in [&mut idle, &mut half, &mut uploading] {
+        assert!(client.ends_silently());
+    }
+    stack.planb.wait_for_log("there is too little memory");
+    wait_until("all four are counted", || stack.planb.count("planb_reverseproxy_clients_shed_total") == 4);
+    let mut read = 0;
+    while let Ok(count @ 1..) = reading.socket().read(&mut [0; 16_384]) {
+        read += count as u64;
+    }
+    assert!(read < ENDLESS);
+    gate.open();
+    assert_eq!(served.response().text(), "done");
 }
 
 #[test]

@@ -38,6 +38,8 @@ fn every_metric_is_on_the_page() {
         "planb_reverseproxy_backends_responses_total",
         "planb_reverseproxy_client_timeouts_total",
         "planb_reverseproxy_clients_dismissed_total",
+        "planb_reverseproxy_clients_shed_total",
+        "planb_memory_limit_bytes",
         "planb_reverseproxy_connections_current_open",
         "planb_reverseproxy_http2_floods_total",
         "planb_reverseproxy_http_exchange_duration_seconds",

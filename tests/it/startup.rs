@@ -262,6 +262,7 @@ fn help_tells_of_every_flag_there_is_and_of_no_other() {
         "startup-wait",
         "load-balancing",
         "sticky-secret",
+        "max-memory",
     ] {
         assert!(help.contains(&format!("--{flag} ")) || help.contains(&format!("--{flag}[")), "--{flag} is missing");
         assert!(

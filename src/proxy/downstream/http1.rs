@@ -38,11 +38,14 @@ use crate::{
 /// Serves a connection to its end.
 pub async fn serve(worker: Rc<Worker>, transport: Transport, client: Rc<Client>) {
     let deadlines = Deadlines::begin(worker.shared.config.client_timeouts, worker.shared.clock);
-    let wire = Rc::new(RefCell::new(Wire::new(transport, Rc::clone(&deadlines))));
+    let member = worker.crowd.join();
+    let wire = Rc::new(RefCell::new(Wire::new(transport, Rc::clone(&deadlines), member.pace())));
     let pass_on = pass_on(&wire);
     let mut connection =
         Connection { worker: &worker, client: &client, wire, deadlines: Rc::clone(&deadlines), pass_on };
-    if is_late(Some(deadlines), worker.shared.clock, pin!(connection.run())).await {
+    let running = pin!(connection.run(&member));
+    let unless_shed = pin!(member.is_shed(running));
+    if is_late(Some(deadlines), worker.shared.clock, unless_shed).await {
         worker.shared.metrics.clients.timeouts.inc();
         debug!(address = %client.address, "a client connection was too slow");
     }
@@ -79,14 +82,13 @@ enum After {
 }
 
 impl Connection<'_> {
-    async fn run(&mut self) {
+    async fn run(&mut self, member: &Member) {
         let drain = &self.worker.drain;
         let begun = pin!(drain.begun());
         let mut patience = Patience::new(drain, begun);
-        let member = self.worker.crowd.join();
         let mut is_first = true;
         loop {
-            let after = match self.next_head(is_first, &mut patience, &member).await {
+            let after = match self.next_head(is_first, &mut patience, member).await {
                 Next::End => return,
                 Next::Malformed(error) => {
                     self.refuse(error).await;
@@ -120,14 +122,20 @@ impl Connection<'_> {
                     self.deadlines.head_began();
                 }
                 match reader.request(&mut wire.input, limits) {
-                    Ok(Some(head)) => return Poll::Ready(Next::Request(head)),
+                    Ok(Some(head)) => {
+                        wire.has_whole_head();
+                        return Poll::Ready(Next::Request(head));
+                    }
                     Err(error) => return Poll::Ready(Next::Malformed(error)),
                     Ok(None) => {}
                 }
                 match wire.poll_fill(cx) {
                     Poll::Ready(Ok(1..)) => {}
                     Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Next::End),
-                    Poll::Pending if has_begun => return Poll::Pending,
+                    Poll::Pending if has_begun => {
+                        wire.awaits_head();
+                        return Poll::Pending;
+                    }
                     Poll::Pending => {
                         wire.rest();
                         if member.poll_waiting(cx).is_ready() {

@@ -26,6 +26,7 @@ use crate::{
         client::Client,
         client_timeouts::{ClientTimeouts, Deadlines, is_late},
         config::Config,
+        crowd::Member,
         worker::Worker,
     },
     transport::Transport,
@@ -33,15 +34,17 @@ use crate::{
 
 /// Serves a connection to its end.
 pub async fn serve(worker: Rc<Worker>, transport: Transport, client: Rc<Client>) {
-    let (streams, clock) = (Streams::new(&worker), worker.shared.clock);
+    let member = worker.crowd.join();
+    let (streams, clock) = (Streams::new(&worker, member.pace()), worker.shared.clock);
     let heads = Deadlines::begin(ClientTimeouts::default(), clock);
     let serving = pin!(async {
-        if let Err(error) = run(&worker, transport, &client, &streams, Rc::clone(&heads)).await {
+        if let Err(error) = run(&worker, transport, &client, &streams, &member, Rc::clone(&heads)).await {
             debug!(address = %client.address, %error, "a client connection ended with an error");
         }
     });
     let has_late_head = Cell::new(false);
-    let with_heads = pin!(async { has_late_head.set(is_late(Some(heads.clone()), clock, serving).await) });
+    let unless_shed = pin!(member.is_shed(serving));
+    let with_heads = pin!(async { has_late_head.set(is_late(Some(heads.clone()), clock, unless_shed).await) });
     if is_late(streams.deadlines(), clock, with_heads).await || has_late_head.get() {
         worker.shared.metrics.clients.timeouts.inc();
         debug!(address = %client.address, "a client connection was too slow");
@@ -54,6 +57,7 @@ async fn run(
     transport: Transport,
     client: &Rc<Client>,
     streams: &Streams,
+    member: &Member,
     heads: Rc<Deadlines>,
 ) -> Result<(), h2::Error> {
     let watched = {
@@ -73,7 +77,6 @@ async fn run(
             tokio::time::sleep(FRESH_GRACE).await;
         }
     });
-    let member = worker.crowd.join();
     let (mut drained, mut is_dismissed) = (false, false);
     poll_fn(|cx| {
         loop {

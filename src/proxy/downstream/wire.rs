@@ -18,6 +18,7 @@ use crate::{
     message::{Chunk, Framing, JoinedChunks},
     proxy::{
         client_timeouts::Deadlines,
+        crowd::Pace,
         outbox::Outbox,
         reading::{self, BODY_ROOM},
         trailers::map_of,
@@ -39,6 +40,7 @@ pub struct Wire {
     is_body_wanted: bool,
     settled: Option<Waker>,
     deadlines: Rc<Deadlines>,
+    pace: Pace,
 }
 
 /// What is to come of a request's body.
@@ -51,7 +53,7 @@ enum Upload {
 
 impl Wire {
     /// A connection on which nothing was said yet.
-    pub fn new(transport: Transport, deadlines: Rc<Deadlines>) -> Self {
+    pub fn new(transport: Transport, deadlines: Rc<Deadlines>, pace: Pace) -> Self {
         Self {
             transport: Some(transport),
             input: BytesMut::new(),
@@ -60,6 +62,7 @@ impl Wire {
             is_body_wanted: false,
             settled: None,
             deadlines,
+            pace,
         }
     }
 
@@ -82,14 +85,36 @@ impl Wire {
     /// The same for a body, which may be large.
     fn poll_fill_body(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let Some(transport) = &mut self.transport else { return Poll::Ready(Ok(0)) };
-        reading::poll_read_body(transport, &mut self.input, BODY_ROOM, cx)
+        let read = reading::poll_read_body(transport, &mut self.input, BODY_ROOM, cx);
+        if read.is_pending() {
+            self.pace.is_held_up(self.input.capacity());
+        } else {
+            self.pace.moves();
+        }
+        read
+    }
+
+    /// A part of a head has arrived, and the rest has not.
+    pub fn awaits_head(&self) {
+        self.pace.is_held_up(self.input.capacity());
+    }
+
+    /// A head is whole.
+    pub fn has_whole_head(&self) {
+        self.pace.moves();
     }
 
     /// Writes what waits; ready when nothing does any more.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some(transport) = &mut self.transport else { return Poll::Ready(Ok(())) };
         while !self.output.is_empty() {
-            ready!(self.output.poll_write(transport, cx))?;
+            let Poll::Ready(written) = self.output.poll_write(transport, cx) else {
+                // As much again waits at the backend's end, where the next piece is read.
+                self.pace.is_held_up(2 * self.output.len());
+                return Poll::Pending;
+            };
+            written?;
+            self.pace.moves();
         }
         Pin::new(transport).poll_flush(cx)
     }

@@ -20,12 +20,15 @@ pub async fn send_body(
     stream: &mut SendStream<Bytes>,
     body: &mut ResponseBody,
 ) -> Result<(), h2::Error> {
-    let mut waiting = None;
+    let (mut waiting, mut waits) = (None, None);
     poll_fn(|cx| {
         body.read_at_most(streams.room());
+        // What it has waited for until now has come, or not.
+        drop(waits.take());
         if let Poll::Ready(sent) = poll_send(stream, body, &mut waiting, cx) {
             return Poll::Ready(sent);
         }
+        waits = waiting.is_some().then(|| streams.wait());
         stream.poll_reset(cx).map(|reason| Err(reason?.into()))
     })
     .await

@@ -4,7 +4,7 @@ use std::{cell::Cell, rc::Rc};
 
 use http::HeaderMap;
 
-use crate::proxy::{client_timeouts::Deadlines, reading::BODY_ROOM, worker::Worker};
+use crate::proxy::{client_timeouts::Deadlines, crowd::Pace, reading::BODY_ROOM, worker::Worker};
 
 /// Counts a connection's streams, and what they keep in memory together. The connection itself has a deadline only while there
 /// is no stream.
@@ -19,17 +19,22 @@ struct Inner {
     /// Bytes of the heads of requests that have no answer yet.
     held: Cell<usize>,
     has_served: Cell<bool>,
+    /// How many have a piece that waits for the client.
+    waiting: Cell<usize>,
+    pace: Pace,
 }
 
 impl Streams {
     /// For a connection that begins now.
-    pub fn new(worker: &Worker) -> Self {
+    pub fn new(worker: &Worker, pace: Pace) -> Self {
         Self(Rc::new(Inner {
             connection: Deadlines::after_head(worker.shared.config.client_timeouts, worker.shared.clock),
             max_header_size: worker.shared.config.max_header_size,
             open: Cell::default(),
             held: Cell::default(),
             has_served: Cell::default(),
+            waiting: Cell::default(),
+            pace,
         }))
     }
 
@@ -64,6 +69,19 @@ impl Streams {
         OpenStream(self.clone())
     }
 
+    /// Counts a stream whose client has no room for what there is, for as long as the result lives.
+    pub fn wait(&self) -> WaitingStream {
+        self.wait_for(self.0.waiting.get() + 1);
+        WaitingStream(self.clone())
+    }
+
+    fn wait_for(&self, waiting: usize) {
+        self.0.waiting.set(waiting);
+        if waiting > 0 {
+            self.0.pace.is_held_up(waiting * HELD_UP);
+        }
+    }
+
     /// Counts a request's head for as long as the result lives; `None` if the connection's heads are too much already. Each
     /// may be as large as the operator allows, but not a hundred at once.
     pub fn hold(&self, headers: &HeaderMap) -> Option<HeldHead> {
@@ -90,6 +108,17 @@ impl Drop for HeldHead {
     }
 }
 
+/// A stream that has a piece which waits for the client.
+pub struct WaitingStream(Streams);
+
+impl Drop for WaitingStream {
+    fn drop(&mut self) {
+        let streams = &self.0;
+        streams.0.pace.moves();
+        streams.wait_for(streams.0.waiting.get() - 1);
+    }
+}
+
 /// A stream that is open.
 pub struct OpenStream(Streams);
 
@@ -111,6 +140,10 @@ const FIELD_OVERHEAD: usize = 32;
 /// Bytes of bodies that all may read at once, as long as it is not less than the least that is worth it for each.
 const ROOM: usize = 16 * BODY_ROOM;
 const LEAST_ROOM: usize = 16 * 1024;
+
+/// About what waits in a stream whose client takes nothing: a piece, what the library has of it, and the next at the backend's
+/// end.
+const HELD_UP: usize = 3 * LEAST_ROOM;
 
 /// How many heads of the largest size a connection may have at once.
 const MOST_WHOLE_HEADS: usize = 2;
