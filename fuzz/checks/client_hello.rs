@@ -1,16 +1,14 @@
 //! A client hello is read alike however it is cut into reads and records, and the reader makes up its mind in time.
 
-#![no_main]
-
-use libfuzzer_sys::fuzz_target;
 use planb::tls::{ClientHello, HelloError, HelloReader};
 
 type Answer = Result<Option<ClientHello>, HelloError>;
 
-fuzz_target!(|bytes: &[u8]| {
+/// Reads these bytes.
+pub fn check(bytes: &[u8]) {
     as_a_connection(bytes);
     as_a_message(bytes);
-});
+}
 
 /// Junk, and whole hellos with their records: the size of the reads makes no difference.
 fn as_a_connection(bytes: &[u8]) {

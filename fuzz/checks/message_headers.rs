@@ -1,19 +1,17 @@
 //! Whatever lines a client sends, its backend gets a strict head with one framing, one host and our own lines once each, and
 //! nothing that imitates them.
 
-#![no_main]
-
 use std::net::{IpAddr, Ipv4Addr};
 
 use bytes::BytesMut;
-use libfuzzer_sys::fuzz_target;
 use planb::message::{
     Addressee, Framing, HeadReader, Known, Limits, Opening, Provenance, RequestHead, RequestRules, Target, headers,
 };
 
 const LIMITS: Limits = Limits { bytes: 8_192, lines: 60 };
 
-fuzz_target!(|lines: &[u8]| {
+/// Reads these bytes.
+pub fn check(lines: &[u8]) {
     let text = [b"POST http://a.test/b?c HTTP/1.1\r\nHost: a.test\r\n", lines, b"\r\n\r\n"].concat();
     let Ok(Some(head)) = HeadReader::default().request(&mut BytesMut::from(&text[..]), LIMITS) else { return };
     let opening = Opening::of(&head);
@@ -34,11 +32,11 @@ fuzz_target!(|lines: &[u8]| {
         let limits = Limits { bytes: usize::MAX, lines: usize::MAX };
         let read = HeadReader::default().request(&mut out, limits).unwrap().unwrap();
         assert!(out.is_empty());
-        check(&read, &addressee, framing, opening.is_some());
+        forwarded(&read, &addressee, framing, opening.is_some());
     }
-});
+}
 
-fn check(read: &RequestHead, addressee: &Addressee<'_>, framing: Framing, is_opening: bool) {
+fn forwarded(read: &RequestHead, addressee: &Addressee<'_>, framing: Framing, is_opening: bool) {
     assert_eq!((read.method(), read.target()), ("POST", &b"/b?c"[..]));
     assert_eq!(Framing::of_request(read), Ok(framing));
     for once in [Known::Host, Known::XForwardedFor, Known::XForwardedClientCert] {

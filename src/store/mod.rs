@@ -37,6 +37,7 @@ pub use health::{Criteria, HealthSession, Intent, LEASE, Standing, Visit};
 pub use heard::Class;
 pub use login::{Login, Password};
 pub use patience::Patience;
+pub use replies::{Bounds, Replies};
 pub use schema::{CertificateHash, CertificateRecord, Change, DeadNotice, DeadSet, List, Record};
 pub use sentinel::{Found, Moved, Place, Purpose, Sentinels, Watch};
 pub use session::{Pattern, Session};

@@ -3,7 +3,7 @@
 
 /// Follows replies, one after the other.
 #[derive(Debug)]
-pub(super) struct Replies {
+pub struct Replies {
     bounds: Bounds,
     /// How far the present reply has been followed.
     at: usize,
@@ -18,7 +18,7 @@ pub(super) struct Replies {
 /// What a reply may come to. Beyond that, nobody has an honest use for it, and the parser would take more memory or, for arrays
 /// in arrays, more stack than there is.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Bounds {
+pub struct Bounds {
     /// Bytes, from its first to its last.
     pub bytes: usize,
     /// Elements of all its arrays together.
@@ -27,7 +27,7 @@ pub(super) struct Bounds {
 
 /// What is no reply, or is beyond its bounds.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Malformed;
+pub struct Malformed;
 
 impl Replies {
     /// Follows replies within these bounds.

@@ -35,6 +35,7 @@ pub use folder::FolderSyncer;
 pub use reconcile::{Applied, Malformed, Table};
 pub use replacing::check_writable;
 pub use report::{MARK_QUEUE, Reporter};
+pub use saved::Saved;
 pub use stock::Stock;
 pub use syncer::Syncer;
 pub use tickets::TicketSyncer;

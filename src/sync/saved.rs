@@ -89,6 +89,15 @@ pub enum SavedError {
     Damaged(PathBuf),
 }
 
+/// Why bytes are no snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unusable {
+    /// They were not written by this program, or by another version of it.
+    Foreign,
+    /// A part of them is missing, or changed.
+    Damaged,
+}
+
 impl Saved {
     /// Adds what a snapshot holds, with the marks that were never seen in a dead set.
     pub fn add_routes(&mut self, snapshot: &Snapshot, clock: Clock, wall: u64) {
@@ -126,13 +135,23 @@ impl Saved {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(SavedError::Unreadable { path: path.to_owned(), source }),
         };
-        let rest = bytes.strip_prefix(TITLE).ok_or_else(|| SavedError::Foreign(path.to_owned()))?;
-        let damaged = || SavedError::Damaged(path.to_owned());
-        let (sum, content) = rest.split_first_chunk::<SHA256_OUTPUT_LEN>().ok_or_else(damaged)?;
+        Self::of(&bytes).map(Some).map_err(|unusable| match unusable {
+            Unusable::Foreign => SavedError::Foreign(path.to_owned()),
+            Unusable::Damaged => SavedError::Damaged(path.to_owned()),
+        })
+    }
+
+    /// Reads what a file holds.
+    ///
+    /// # Errors
+    /// When it is not usable.
+    pub fn of(bytes: &[u8]) -> Result<Self, Unusable> {
+        let rest = bytes.strip_prefix(TITLE).ok_or(Unusable::Foreign)?;
+        let (sum, content) = rest.split_first_chunk::<SHA256_OUTPUT_LEN>().ok_or(Unusable::Damaged)?;
         if digest(&SHA256, content).as_ref() != sum {
-            return Err(damaged());
+            return Err(Unusable::Damaged);
         }
-        postcard::from_bytes(content).map(Some).map_err(|_| damaged())
+        postcard::from_bytes(content).map_err(|_| Unusable::Damaged)
     }
 
     /// Replaces a file. Blocks the thread until the disk has it.
@@ -140,8 +159,25 @@ impl Saved {
     /// # Errors
     /// When the folder cannot be written to, or the disk is full; the old file is then still there.
     pub fn write(&self, path: &Path) -> io::Result<()> {
-        let content = postcard::to_stdvec(self).map_err(io::Error::other)?;
+        let content = self.content()?;
         replace(path, &[TITLE, digest(&SHA256, &content).as_ref(), &content])
+    }
+
+    /// What a file would hold.
+    ///
+    /// # Errors
+    /// None that is known.
+    pub fn to_bytes(&self) -> io::Result<Vec<u8>> {
+        self.content().map(|content| Self::sealed(&content))
+    }
+
+    fn content(&self) -> io::Result<Vec<u8>> {
+        postcard::to_stdvec(self).map_err(io::Error::other)
+    }
+
+    /// What a file with this content would hold.
+    pub fn sealed(content: &[u8]) -> Vec<u8> {
+        [TITLE, digest(&SHA256, content).as_ref(), content].concat()
     }
 }
 

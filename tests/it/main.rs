@@ -18,6 +18,7 @@ mod drain;
 mod error_pages;
 mod fleet;
 mod fleet_mixed;
+mod fuzz;
 mod handshakes;
 mod headers;
 mod healthcheck;
