@@ -4,11 +4,12 @@ CARGO ?= cargo
 FUZZ_SECONDS ?= 60
 CHAOS_SEEDS ?= 1 2 3
 CHAOS_SECONDS ?= 120
+SOAK_SECONDS ?= 3600
 ATTRITION_SEEDS ?= 1
 ATTRITION_SECONDS ?= 120
 FRONTENDS ?= 100000
 
-.PHONY: help setup build demo test fleet bench bench-short bench-tls bench-latency bench-certificates bench-outages bench-table bench-fleet bench-hoards bench-routing chaos attrition failovers fuzz deny
+.PHONY: help setup build demo test fleet bench bench-short bench-tls bench-latency bench-certificates bench-outages bench-table bench-fleet bench-hoards bench-routing attacks soak chaos attrition failovers fuzz deny cargo-deny
 
 help:
 	@echo "make demo                see it work: a private Redis, two backends, the proxy, a live edit"
@@ -24,6 +25,8 @@ help:
 	@echo "make bench-table         a large table: load, memory, edits, who waits; FRONTENDS=100000"
 	@echo "make bench-fleet         what 20 instances ask of a master and two replicas"
 	@echo "make bench-hoards        clients that take much and give nothing, and what they cost in memory, beside nginx and HAProxy"
+	@echo "make attacks             what honest clients notice of hostile ones, beside nginx and HAProxy, in a quarter of an hour"
+	@echo "make soak                everything at once for an hour, SOAK_SECONDS=3600: nothing may fail, nothing may grow"
 	@echo "make bench-routing       finding, choosing and editing alone, at 1,000 and 1,000,000 hosts"
 	@echo "make chaos               random faults of Redis and the network while clients ask, CHAOS_SEEDS=\"1 2 3\", CHAOS_SECONDS=120 each"
 	@echo "make attrition           backends killed, frozen and ended at random under 500 requests a second, ATTRITION_SEEDS=\"1\", ATTRITION_SECONDS=120 each"
@@ -41,8 +44,9 @@ demo: setup
 	$(CARGO) build --release --locked
 	@target/release/planb demo
 
-test: setup
+test: setup cargo-deny
 	$(CARGO) fmt --check
+	$(CARGO) deny --locked --offline check bans licenses sources
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items
 	$(CARGO) test --locked --lib --bins
@@ -79,6 +83,12 @@ bench-fleet: build
 bench-hoards: build
 	bench/hoards
 
+attacks: build
+	bench/attacks
+
+soak: build
+	bench/soak --seconds $(SOAK_SECONDS)
+
 bench-routing: setup
 	$(CARGO) bench --locked --bench routing
 
@@ -95,8 +105,10 @@ attrition: setup
 failovers: build
 	bench/failovers
 
-deny:
+cargo-deny:
 	@command -v cargo-deny >/dev/null 2>&1 || $(CARGO) install --locked cargo-deny
+
+deny: cargo-deny
 	$(CARGO) deny check
 
 # Without a sanitizer, which needs a nightly compiler: the code under test has no unsafe blocks that it could watch.

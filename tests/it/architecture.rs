@@ -214,3 +214,14 @@ fn use_lines_are_understood() {
         ["clock::Clock", "proxy", "proxy::forward::Answer", "proxy::forward::Turn"]
     );
 }
+
+#[test]
+fn each_direct_dependency_has_its_reason() {
+    let read = |path: &str| fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap();
+    let (manifest, page) = (read("Cargo.toml"), read("docs/dependencies.md"));
+    let (_, dependencies) = manifest.split_once("[dependencies]\n").unwrap();
+    let names = dependencies.lines().take_while(|line| !line.starts_with('['));
+    let names: BTreeSet<&str> = names.filter_map(|line| Some(line.split_once(" = ")?.0)).collect();
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` | ")).map(|(name, _)| name);
+    assert_eq!(names, rows.collect());
+}
