@@ -98,14 +98,6 @@ impl<const SKIPPED: usize> Directory<SKIPPED> {
         }
     }
 
-    /// Makes room for so many more, which move at once what would be moved again and again.
-    pub(super) fn reserve(&self, additional: usize) {
-        for part in &self.shared.parts {
-            let each = additional.div_ceil(PARTS);
-            part.write().reserve(each, |frontend| self.hash(name_of::<SKIPPED>(frontend)));
-        }
-    }
-
     /// How many frontends there are.
     pub(super) fn len(&self) -> usize {
         self.len

@@ -77,11 +77,6 @@ impl Snapshot {
         }
     }
 
-    /// Makes room for so many more frontends.
-    pub fn reserve(&mut self, additional: usize) {
-        self.exact.reserve(additional);
-    }
-
     /// How many frontends there are.
     pub fn len(&self) -> usize {
         self.exact.len() + self.wildcards.len() + usize::from(self.catch_all.is_some())
