@@ -185,8 +185,8 @@ pub(super) struct Flags {
     pub(super) max_connections: usize,
 
     /// Memory of the whole process, in bytes, beyond which client connections are closed: first those that have moved nothing
-    /// for five minutes, then those that wait for a request, then those whose clients read or send the slowest; 0 for half of
-    /// the machine's, or of what the control group allows
+    /// for five seconds although something waits for them, then those that wait for a request, then others whose clients hold
+    /// something up; 0 for half of the machine's, or of what the control group allows
     #[arg(long, env = "PLANB_MAX_MEMORY", default_value = "0", value_parser = number::<u64>, value_name = "BYTES")]
     pub(super) max_memory: u64,
 

@@ -22,7 +22,10 @@ use foldhash::fast::RandomState;
 use prometheus::IntCounter;
 use tokio::sync::{Notify, futures::Notified, watch};
 
-use crate::{clock::Moment, telemetry::ClientMetrics};
+use crate::{
+    clock::{Clock, Moment},
+    telemetry::ClientMetrics,
+};
 
 /// What all workers know of the room for client connections.
 pub struct Room {
@@ -97,6 +100,9 @@ pub struct Crowd {
     places: RefCell<HashMap<u64, Rc<Place>, RandomState>>,
     /// Counts whatever happens here, so that it says what was earlier.
     turns: Cell<u64>,
+    /// The same when memory was short last.
+    shed_at: Cell<u64>,
+    clock: Clock,
 }
 
 /// Where a connection stands.
@@ -108,11 +114,8 @@ struct Place {
     waker: RefCell<Option<Waker>>,
     /// Bytes that wait for the client to take them, or to send the rest of them; 0 if it holds up nothing.
     held_up: Cell<u32>,
-    /// Changes whenever something moves.
-    moves: Cell<u32>,
-    /// The same when memory was short last, and since when it has been that.
-    last_moves: Cell<u32>,
-    stalled_since: Cell<Option<Moment>>,
+    /// Since when nothing of it has moved.
+    stalled_since: Cell<Moment>,
 }
 
 /// One connection's place, which it leaves when this is dropped.
@@ -124,30 +127,37 @@ pub struct Member {
 
 /// Through which a connection's parts tell how its client is doing.
 #[derive(Clone)]
-pub struct Pace(Rc<Place>);
+pub struct Pace {
+    place: Rc<Place>,
+    clock: Clock,
+}
 
 impl Pace {
     /// So many bytes wait for the client.
     pub fn is_held_up(&self, bytes: usize) {
-        self.0.held_up.set(u32::try_from(bytes + HELD_UP).unwrap_or(u32::MAX));
+        let before = self.place.held_up.replace(u32::try_from(bytes + HELD_UP).unwrap_or(u32::MAX));
+        if before == 0 {
+            self.place.stalled_since.set(self.clock.now());
+        }
     }
 
     /// Something has moved.
     pub fn moves(&self) {
-        self.0.held_up.set(0);
-        self.0.moves.set(self.0.moves.get().wrapping_add(1));
+        self.place.held_up.set(0);
     }
 }
 
 /// Why a connection may go when memory is short, the least harm first; among equals, that which has lasted the longest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Reason {
-    /// Its client has not moved anything for [`FORSAKEN`].
-    Forsaken(Moment),
-    /// It waits for a request, since this turn.
+    /// Its client has not moved anything for [`STALLED`].
+    Stalled(Moment),
+    /// It has waited for a request since this turn, and did so when memory was short before.
     Waits(u64),
     /// Its client holds something up.
     HoldsUp(Moment),
+    /// It waits for a request, and had one just now.
+    Rests(u64),
 }
 
 impl Place {
@@ -160,17 +170,16 @@ impl Place {
         }
     }
 
-    /// Why it may go; `None` if it may not. To be asked whenever memory is short.
-    fn reason(&self, now: Moment) -> Option<Reason> {
-        if let Some(since) = self.waits_since.get() {
-            return Some(Reason::Waits(since));
+    /// Why it may go; `None` if it may not. Memory was short before at this turn.
+    fn reason(&self, now: Moment, before: u64) -> Option<Reason> {
+        let stalled_since = self.stalled_since.get();
+        match self.waits_since.get() {
+            Some(since) if since < before => Some(Reason::Waits(since)),
+            Some(since) => Some(Reason::Rests(since)),
+            None if self.held_up.get() == 0 => None,
+            None if stalled_since.until(now) >= STALLED => Some(Reason::Stalled(stalled_since)),
+            None => Some(Reason::HoldsUp(stalled_since)),
         }
-        let before = self.last_moves.replace(self.moves.get());
-        let since = self.stalled_since.get().filter(|_| before == self.moves.get()).unwrap_or(now);
-        self.stalled_since.set(Some(since));
-        let is_forsaken = since.until(now) >= FORSAKEN;
-        let reason = if is_forsaken { Reason::Forsaken(since) } else { Reason::HoldsUp(since) };
-        (self.held_up.get() > 0).then_some(reason)
     }
 
     fn dismiss(&self) {
@@ -183,8 +192,9 @@ impl Place {
 
 impl Crowd {
     /// With no connection yet.
-    pub fn new(room: Arc<Room>) -> Rc<Self> {
-        Rc::new(Self { room, places: RefCell::default(), turns: Cell::default() })
+    pub fn new(room: Arc<Room>, clock: Clock) -> Rc<Self> {
+        let (places, [turns, shed_at]) = (RefCell::default(), [const { Cell::new(0) }; 2]);
+        Rc::new(Self { room, places, turns, shed_at, clock })
     }
 
     /// There is no room for a connection, so that one has to go: the one of this worker that has waited for the longest, or
@@ -212,10 +222,10 @@ impl Crowd {
 
     /// Lets connections go whose memory is needed.
     pub fn shed(&self, Shortage { mut excess, allowance, now }: Shortage) {
-        let places = self.places.borrow();
+        let (places, before) = (self.places.borrow(), self.shed_at.replace(self.turns.get()));
         let staying = || places.values().filter(|place| !place.is_dismissed.get());
         excess = excess.min(staying().map(|place| place.weight()).sum::<u64>().saturating_sub(allowance));
-        let mut reasons: Vec<_> = staying().filter_map(|place| Some((place.reason(now)?, place))).collect();
+        let mut reasons: Vec<_> = staying().filter_map(|place| Some((place.reason(now, before)?, place))).collect();
         reasons.sort_unstable_by_key(|(reason, _)| *reason);
         for (_, place) in reasons {
             if excess == 0 {
@@ -280,7 +290,7 @@ impl Member {
 
     /// What tells how the connection's client is doing.
     pub fn pace(&self) -> Pace {
-        Pace(Rc::clone(&self.place))
+        Pace { place: Rc::clone(&self.place), clock: self.crowd.clock }
     }
 
     /// A request has begun.
@@ -296,7 +306,7 @@ impl Drop for Member {
 }
 
 /// Without any movement for so long, while memory is short, a client is not waited for.
-const FORSAKEN: Duration = Duration::from_mins(5);
+const STALLED: Duration = Duration::from_secs(5);
 
 /// About what a connection takes (`make bench-hoards`), in bytes: while it waits for a request, while one is answered, and
 /// beside what waits for its client.
@@ -310,55 +320,51 @@ mod tests {
     use crate::telemetry::Metrics;
 
     fn crowd() -> Rc<Crowd> {
-        Crowd::new(Arc::new(Room::new(&Metrics::new().unwrap().clients)))
+        Crowd::new(Arc::new(Room::new(&Metrics::new().unwrap().clients)), Clock::start())
     }
 
     #[test]
     fn when_memory_is_short_those_go_who_are_missed_the_least() {
         let crowd = crowd();
         let mut cx = Context::from_waker(Waker::noop());
-        let [first, second, served, slow, slower]: [Member; 5] = std::array::from_fn(|_| crowd.join());
+        let [first, second, served, slow, stalled, resting]: [Member; 6] = std::array::from_fn(|_| crowd.join());
         for member in [&second, &first] {
             assert!(member.poll_waiting(&mut cx).is_pending());
         }
-        let is_gone = |member: &Member| member.place.is_dismissed.get();
-        let shed = |excess, allowance, seconds: u64| {
-            crowd.shed(Shortage { excess, allowance, now: Moment::from_millis(seconds * 1_000) });
-        };
-        slower.pace().is_held_up(100_000);
-        shed(0, 0, 1);
-        slow.pace().is_held_up(100_000);
-        slow.pace().moves();
-        slow.pace().is_held_up(100_000);
-        shed(0, 0, 2);
-        shed(1_000_000, 1_000_000, 3);
-        assert_eq!(crowd.room.shed.get(), 0, "they hold less than they may");
-        shed(1, 0, 4);
-        assert!(is_gone(&second) && !is_gone(&first), "it has waited for the longest");
-        shed(WAITING + 1, 0, 5);
-        assert!(is_gone(&first) && is_gone(&slower) && !is_gone(&slow));
-        shed(u64::MAX, 0, 6);
-        assert!(is_gone(&slow) && !is_gone(&served), "nobody is cut off who gets on");
-        assert_eq!((crowd.room.shed.get(), crowd.room.dismissed.get()), (4, 0));
+        for member in [&slow, &stalled] {
+            member.pace().is_held_up(100_000);
+        }
+        let later = crowd.clock.now().after(STALLED);
+        slow.place.stalled_since.set(later);
+        let gone =
+            || [&stalled, &second, &first, &slow, &resting, &served].map(|member| member.place.is_dismissed.get());
+        let shed = |excess, allowance| crowd.shed(Shortage { excess, allowance, now: later });
+        shed(1_000_000, 1_000_000);
+        assert_eq!(gone(), [false; 6], "they hold less than they may");
+        assert!(resting.poll_waiting(&mut cx).is_pending());
+        for (excess, expected) in [(1, 1), (1, 2), (WAITING + 1, 4), (1, 5), (u64::MAX, 5)] {
+            shed(excess, 0);
+            assert_eq!(gone(), std::array::from_fn(|place| place < expected));
+            resting.is_served();
+            assert_eq!(resting.poll_waiting(&mut cx).is_ready(), expected == 5);
+        }
+        assert_eq!((crowd.room.shed.get(), crowd.room.dismissed.get()), (5, 0), "nobody is cut off who is served");
     }
 
     #[test]
-    fn whoever_has_not_moved_for_minutes_goes_before_those_who_wait() {
+    fn what_moves_now_and_then_is_not_stalled() {
         let crowd = crowd();
-        let mut cx = Context::from_waker(Waker::noop());
-        let [waiting, forsaken, moving] = std::array::from_fn(|_| crowd.join());
-        assert!(waiting.poll_waiting(&mut cx).is_pending());
-        for seconds in 1..=310 {
-            moving.pace().moves();
-            moving.pace().is_held_up(10);
-            forsaken.pace().is_held_up(10);
-            crowd.shed(Shortage {
-                excess: u64::from(seconds == 310),
-                allowance: 0,
-                now: Moment::from_millis(seconds * 1_000),
-            });
-        }
-        assert_eq!([&waiting, &forsaken, &moving].map(|member| member.place.is_dismissed.get()), [false, true, false]);
+        let member = crowd.join();
+        let pace = member.pace();
+        pace.is_held_up(1);
+        member.place.stalled_since.set(Moment::PAST);
+        pace.is_held_up(2);
+        let stalled = |now: Moment| matches!(member.place.reason(now, 0), Some(Reason::Stalled(_)));
+        assert!(stalled(Moment::PAST.after(STALLED)));
+        pace.moves();
+        assert_eq!(member.place.reason(crowd.clock.now(), 0), None);
+        pace.is_held_up(1);
+        assert!(!stalled(crowd.clock.now()));
     }
 
     #[test]

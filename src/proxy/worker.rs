@@ -94,7 +94,7 @@ impl Worker {
         let upstream = Upstream::new(dialer, limits, Rc::clone(&pool), traffic);
         let activity = shared.activities.join();
         let tally = Tally::new(metrics);
-        let crowd = Crowd::new(Arc::clone(&shared.room));
+        let crowd = Crowd::new(Arc::clone(&shared.room), shared.clock);
         Self {
             shared,
             upstream,
