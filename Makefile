@@ -46,7 +46,7 @@ demo: setup
 
 test: setup cargo-deny
 	$(CARGO) fmt --check
-	$(CARGO) deny --locked --offline check bans licenses sources
+	$(CARGO) deny --locked --offline check --hide-inclusion-graph bans licenses sources
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items
 	$(CARGO) test --locked --lib --bins

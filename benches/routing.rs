@@ -84,6 +84,7 @@ fn reconcile(criterion: &mut Criterion, table: &mut Table, routes: &Routes, fron
                 record(random.below(frontends), edit)
             },
             |record| {
+                table.begin(1);
                 assert!(table.apply(record, Moment::PAST).changed);
                 routes.publish(table.snapshot());
             },
@@ -94,6 +95,7 @@ fn reconcile(criterion: &mut Criterion, table: &mut Table, routes: &Routes, fron
 
 fn build(frontends: u32) -> Table {
     let mut table = Table::default();
+    table.begin(frontends as usize);
     for number in 0..frontends {
         table.apply(&record(number, 0), Moment::PAST);
     }

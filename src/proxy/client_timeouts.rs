@@ -19,7 +19,7 @@ pub struct ClientTimeouts {
     /// A whole request with its body, from its first byte.
     pub read: Option<Duration>,
     /// A request's head, from its first byte; for a connection's first request, from the connection's beginning. Without it, a
-    /// head on HTTP/1 has [`HEAD_LIMIT`] from its first byte.
+    /// head has a minute from its first byte.
     pub read_header: Option<Duration>,
     /// A response, from the end of the request's head to its own last byte.
     pub write: Option<Duration>,

@@ -145,6 +145,9 @@ impl<const SKIPPED: usize> Directory<SKIPPED> {
                 entry.insert(edit);
             }
         }
+        if self.edits.len() > MOST_EDITS {
+            self.merge();
+        }
     }
 }
 
@@ -213,6 +216,9 @@ fn name_of<const SKIPPED: usize>(frontend: &Frontend) -> &str {
 
 /// A part of a table of a million is moved to a larger place in a tenth of a millisecond.
 const PARTS: usize = 1_024;
+
+/// More edits than this are merged even if nobody says that they may be seen: each state copies them.
+const MOST_EDITS: usize = 1_024;
 
 /// Room for so many is not worth giving back.
 const SMALL: usize = 64;
