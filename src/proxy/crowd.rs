@@ -110,12 +110,23 @@ pub struct Crowd {
 struct Place {
     /// Since which turn it has been waiting.
     waits_since: Cell<Option<u64>>,
-    is_dismissed: Cell<bool>,
+    leaving: Cell<Leaving>,
     waker: RefCell<Option<Waker>>,
     /// Bytes that wait for the client to take them, or to send the rest of them; 0 if it holds up nothing.
     held_up: Cell<u32>,
     /// Since when nothing of it has moved.
     stalled_since: Cell<Moment>,
+}
+
+/// Whether a connection is to go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Leaving {
+    #[default]
+    No,
+    /// As soon as it waits for a request, which is now unless one has just come.
+    WhenItWaits,
+    /// Whatever it is doing.
+    Now,
 }
 
 /// One connection's place, which it leaves when this is dropped.
@@ -182,8 +193,13 @@ impl Place {
         }
     }
 
+    fn stays(&self) -> bool {
+        self.leaving.get() == Leaving::No
+    }
+
     fn dismiss(&self) {
-        self.is_dismissed.set(true);
+        let waits = self.waits_since.get().is_some();
+        self.leaving.set(if waits { Leaving::WhenItWaits } else { Leaving::Now });
         if let Some(waker) = self.waker.borrow_mut().take() {
             waker.wake();
         }
@@ -210,7 +226,7 @@ impl Crowd {
     /// at all of them, which is only done where nobody can join.
     pub fn make_room(&self) -> bool {
         let places = self.places.borrow();
-        let waiting = places.values().filter(|place| !place.is_dismissed.get());
+        let waiting = places.values().filter(|place| place.stays());
         let since = waiting.filter_map(|place| Some((place.waits_since.get()?, place)));
         let Some((_, longest)) = since.min_by_key(|(since, _)| *since) else { return false };
         if !self.room.take() {
@@ -223,7 +239,7 @@ impl Crowd {
     /// Lets connections go whose memory is needed.
     pub fn shed(&self, Shortage { mut excess, allowance, now }: Shortage) {
         let (places, before) = (self.places.borrow(), self.shed_at.replace(self.turns.get()));
-        let staying = || places.values().filter(|place| !place.is_dismissed.get());
+        let staying = || places.values().filter(|place| place.stays());
         excess = excess.min(staying().map(|place| place.weight()).sum::<u64>().saturating_sub(allowance));
         let mut reasons: Vec<_> = staying().filter_map(|place| Some((place.reason(now, before)?, place))).collect();
         reasons.sort_unstable_by_key(|(reason, _)| *reason);
@@ -252,23 +268,23 @@ impl Crowd {
 impl Member {
     /// The connection waits for a request; ready when it is to go. All calls come from one task.
     pub fn poll_waiting(&self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.place.is_dismissed.get() {
+        if !self.place.stays() {
             return Poll::Ready(());
         }
         if self.place.waits_since.get().is_none() {
             if self.crowd.room.take() {
-                self.place.is_dismissed.set(true);
+                self.place.leaving.set(Leaving::WhenItWaits);
                 return Poll::Ready(());
             }
             self.place.waits_since.set(Some(self.crowd.next_turn()));
             self.place.held_up.set(0);
         }
-        self.poll_dismissed(cx)
+        self.poll_leaving(Leaving::WhenItWaits, cx)
     }
 
-    /// Ready when the connection is to go, whatever it is doing.
-    fn poll_dismissed(&self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.place.is_dismissed.get() {
+    /// Ready when the connection is to go, so soon or sooner.
+    fn poll_leaving(&self, when: Leaving, cx: &mut Context<'_>) -> Poll<()> {
+        if self.place.leaving.get() >= when {
             return Poll::Ready(());
         }
         let mut waker = self.place.waker.borrow_mut();
@@ -278,12 +294,12 @@ impl Member {
         Poll::Pending
     }
 
-    /// Runs to its end what serves the connection, unless that is to go; returns whether it is. What waits for a request sees by
-    /// itself that it is to go.
+    /// Runs to its end what serves the connection, unless that is to go at once; returns whether it is. What waits for a request
+    /// sees by itself that it is to go.
     pub async fn is_shed<T>(&self, mut serving: Pin<&mut impl Future<Output = T>>) -> bool {
         poll_fn(|cx| match serving.as_mut().poll(cx) {
             Poll::Ready(_) => Poll::Ready(false),
-            Poll::Pending => self.poll_dismissed(cx).map(|()| true),
+            Poll::Pending => self.poll_leaving(Leaving::Now, cx).map(|()| true),
         })
         .await
     }
@@ -316,6 +332,8 @@ const HELD_UP: usize = 4 * 1024;
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
     use super::*;
     use crate::telemetry::Metrics;
 
@@ -336,8 +354,7 @@ mod tests {
         }
         let later = crowd.clock.now().after(STALLED);
         slow.place.stalled_since.set(later);
-        let gone =
-            || [&stalled, &second, &first, &slow, &resting, &served].map(|member| member.place.is_dismissed.get());
+        let gone = || [&stalled, &second, &first, &slow, &resting, &served].map(|member| !member.place.stays());
         let shed = |excess, allowance| crowd.shed(Shortage { excess, allowance, now: later });
         shed(1_000_000, 1_000_000);
         assert_eq!(gone(), [false; 6], "they hold less than they may");
@@ -349,6 +366,19 @@ mod tests {
             assert_eq!(resting.poll_waiting(&mut cx).is_ready(), expected == 5);
         }
         assert_eq!((crowd.room.shed.get(), crowd.room.dismissed.get()), (5, 0), "nobody is cut off who is served");
+    }
+
+    #[test]
+    fn a_request_that_comes_just_before_its_connection_goes_is_answered() {
+        let crowd = crowd();
+        let mut cx = Context::from_waker(Waker::noop());
+        let member = crowd.join();
+        assert!(member.poll_waiting(&mut cx).is_pending());
+        crowd.shed(Shortage { excess: 1, allowance: 0, now: crowd.clock.now() });
+        member.is_served();
+        let serving = pin!(std::future::pending::<()>());
+        assert!(pin!(member.is_shed(serving)).poll(&mut cx).is_pending());
+        assert!(member.poll_waiting(&mut cx).is_ready(), "it goes when that is done");
     }
 
     #[test]
