@@ -124,10 +124,14 @@ impl Raw {
 
     /// How the proxy answers stream 1: by a status, or by refusing to.
     pub fn verdict(&mut self) -> Verdict {
+        self.verdict_of(1)
+    }
+
+    pub fn verdict_of(&mut self, asked: u32) -> Verdict {
         loop {
             match self.frame() {
-                Ok((HEADERS, _, 1, block)) => return Verdict::Status(status(&block)),
-                Ok((RST_STREAM, _, 1, _)) => return Verdict::Reset,
+                Ok((HEADERS, _, stream, block)) if stream == asked => return Verdict::Status(status(&block)),
+                Ok((RST_STREAM, _, stream, _)) if stream == asked => return Verdict::Reset,
                 Ok((GO_AWAY, ..)) => return Verdict::Closed,
                 Ok(_) => {}
                 Err(error) => {
@@ -196,7 +200,7 @@ const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const GO_AWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
-const CONTINUATION: u8 = 9;
+pub const CONTINUATION: u8 = 9;
 pub const END_STREAM: u8 = 1;
 pub const END_HEADERS: u8 = 4;
 

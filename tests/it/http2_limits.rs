@@ -1,13 +1,13 @@
 //! HTTP/2 with clients that are late, and with a proxy that is about to end.
 
-use std::{io::Read, net::TcpStream, time::Duration};
+use std::{io::Read, net::TcpStream, thread, time::Duration};
 
 use h2::{Reason, client::Builder, ext::Protocol};
 use tokio_tungstenite::tungstenite::{Message, WebSocket, protocol::Role};
 
 use super::{
     http2::{NAME, Site, get, with},
-    http2_junk::{END_HEADERS, END_STREAM, HEADERS, PLAIN, Raw, Verdict, fields, frame},
+    http2_junk::{CONTINUATION, END_HEADERS, END_STREAM, HEADERS, PLAIN, Raw, Verdict, fields, frame},
     support::{Backend, Http2, Stream, wait_until, wait_within},
 };
 
@@ -205,6 +205,25 @@ fn a_second_head_that_never_ends_leaves_the_connection_idle() {
     assert_eq!(raw.verdict(), Verdict::Status(200));
     raw.send(&frame(HEADERS, END_STREAM, 3, &fields(&PLAIN)));
     raw.until_closed();
+}
+
+#[test]
+fn the_header_timeout_ends_heads_that_come_in_pieces_whatever_came_before() {
+    let backend = slow();
+    let site = Site::start(&["--client-read-header-timeout=1s"], &[&backend.url()]);
+    let mut raw = Raw::connect(&site);
+    let head = fields(&PLAIN);
+    let (first, rest) = head.split_at(1);
+    for stream in [1, 3] {
+        raw.send(&frame(HEADERS, END_STREAM, stream, first));
+        // The proxy has to see this piece by itself, and answers nothing to it.
+        thread::sleep(Duration::from_millis(100));
+        raw.send(&frame(CONTINUATION, END_HEADERS, stream, rest));
+        assert_eq!(raw.verdict_of(stream), Verdict::Status(200));
+    }
+    raw.send(&frame(HEADERS, END_STREAM, 5, first));
+    raw.until_closed();
+    assert_eq!(site.stack.planb.count(TIMEOUTS), 1);
 }
 
 fn wait_until_refused(site: &Site) {

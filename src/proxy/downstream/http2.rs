@@ -36,7 +36,10 @@ use crate::{
 pub async fn serve(worker: Rc<Worker>, transport: Transport, client: Rc<Client>) {
     let member = worker.crowd.join();
     let (streams, clock) = (Streams::new(&worker, member.pace()), worker.shared.clock);
-    let heads = Deadlines::begin(ClientTimeouts::default(), clock);
+    let ClientTimeouts { read_header, .. } = worker.shared.config.client_timeouts;
+    let heads = Deadlines::begin(ClientTimeouts { read_header, ..ClientTimeouts::default() }, clock);
+    // As long as it has asked for nothing, the deadlines of its streams count.
+    heads.became_idle();
     let serving = pin!(async {
         if let Err(error) = run(&worker, transport, &client, &streams, &member, Rc::clone(&heads)).await {
             debug!(address = %client.address, %error, "a client connection ended with an error");

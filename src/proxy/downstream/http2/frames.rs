@@ -155,7 +155,7 @@ impl<O: Fn() -> bool + Unpin> AsyncRead for Watched<O> {
         let is_flood = this.frames.read(&buf.filled()[before..], &this.is_busy);
         match (had_part, this.frames.has_part_of_head()) {
             (false, true) => this.heads.head_began(),
-            (true, false) => this.heads.head_ended(false),
+            (true, false) => this.heads.became_idle(),
             _ => {}
         }
         if is_flood {
