@@ -7,7 +7,7 @@ use bytes::Bytes;
 use criterion::{BatchSize, Criterion};
 use planb::{
     clock::Moment,
-    routing::{Backend, Choice, Frontend, Host, Routes, Slot, Tried},
+    routing::{Backend, Choice, Frontend, Host, Routes, Seen, Slot, Tried},
     store::{DeadSet, List, Record},
     sync::Table,
 };
@@ -84,9 +84,10 @@ fn reconcile(criterion: &mut Criterion, table: &mut Table, routes: &Routes, fron
                 record(random.below(frontends), edit)
             },
             |record| {
-                table.begin(1);
+                table.begin(Seen::Together);
                 assert!(table.apply(record, Moment::PAST).changed);
                 routes.publish(table.snapshot());
+                table.tidy();
             },
             BatchSize::SmallInput,
         );
@@ -95,7 +96,7 @@ fn reconcile(criterion: &mut Criterion, table: &mut Table, routes: &Routes, fron
 
 fn build(frontends: u32) -> Table {
     let mut table = Table::default();
-    table.begin(frontends as usize);
+    table.begin(Seen::OneByOne);
     for number in 0..frontends {
         table.apply(&record(number, 0), Moment::PAST);
     }

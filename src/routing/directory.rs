@@ -2,7 +2,7 @@
 //!
 //! Nearly all of them are in one table that every state of the directory shares, and that the writer changes in place. To copy
 //! just those parts of a table of a million that an edit touches would cost more than the edit: they are far apart in memory.
-//! The last few edits lie beside it, in a small table that belongs to one state, so that what is edited at once is seen at once.
+//! The last edits lie beside it, in a table that belongs to one state, so that what is edited at once is seen at once.
 
 use std::{
     hash::BuildHasher,
@@ -15,7 +15,7 @@ use hashbrown::{HashTable, hash_table::Entry};
 use super::Frontend;
 
 /// Frontends under their lower-cased keys, of which so many bytes are skipped. A clone is a state of its own, but for what is
-/// edited in bulk.
+/// edited for all.
 #[derive(Clone, Default)]
 pub(super) struct Directory<const SKIPPED: usize> {
     shared: Arc<Shared<SKIPPED>>,
@@ -145,9 +145,6 @@ impl<const SKIPPED: usize> Directory<SKIPPED> {
                 entry.insert(edit);
             }
         }
-        if self.edits.len() > MOST_EDITS {
-            self.merge();
-        }
     }
 }
 
@@ -216,9 +213,6 @@ fn name_of<const SKIPPED: usize>(frontend: &Frontend) -> &str {
 
 /// A part of a table of a million is moved to a larger place in a tenth of a millisecond.
 const PARTS: usize = 1_024;
-
-/// More edits than this are merged even if nobody says that they may be seen: each state copies them.
-const MOST_EDITS: usize = 1_024;
 
 /// Room for so many is not worth giving back.
 const SMALL: usize = 64;

@@ -29,7 +29,7 @@ pub use frontend::{Choice, Frontend, Slot, Tried};
 pub use host::{Host, HostError};
 pub use origin::{BackendError, Origin, OriginHost};
 pub use policy::InFlight;
-pub use snapshot::Snapshot;
+pub use snapshot::{Seen, Snapshot};
 
 /// A backend that failed, on its way to the write Redis.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,7 +54,8 @@ pub struct Routes {
 }
 
 impl Routes {
-    /// The snapshot in force now. It stays valid for as long as the guard lives, and unchanged but for edits in bulk.
+    /// The snapshot in force now. It stays valid for as long as the guard lives, and unchanged but for edits
+    /// that are seen one by one.
     pub fn load(&self) -> Guard<Arc<Snapshot>> {
         self.current.load()
     }

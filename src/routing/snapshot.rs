@@ -6,15 +6,31 @@ use super::{Frontend, Host, directory::Directory};
 
 /// Every route, by host. Cloning is cheap: what is not edited is shared.
 ///
-/// Edits of a few keys are seen together or not at all, and an older snapshot is not changed by them. Where they come by the
-/// hundred (see [`Snapshot::begin`]), each is seen by itself, in older snapshots as well: a request looks for its own host
-/// alone.
+/// Edits are seen together or not at all, and an older snapshot is not changed by them, unless they come by the hundred (see
+/// [`Seen`]): each of those is seen by itself, in older snapshots as well. A request looks for its own host alone.
 #[derive(Clone, Default)]
 pub struct Snapshot {
     exact: Directory<0>,
     wildcards: Directory<WILDCARD>,
     catch_all: Option<Arc<Frontend>>,
-    is_bulk: bool,
+    seen: Seen,
+}
+
+/// When edits are seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Seen {
+    /// Once the snapshot that has them is published.
+    #[default]
+    Together,
+    /// Each as soon as it is made.
+    OneByOne,
+}
+
+impl Seen {
+    /// How so many edits are best seen that all go into the next snapshot.
+    pub fn of(edits: usize) -> Self {
+        if edits <= FEW { Self::Together } else { Self::OneByOne }
+    }
 }
 
 impl Snapshot {
@@ -45,35 +61,45 @@ impl Snapshot {
         }
     }
 
-    /// Says that at most so many edits come before the snapshot is published. Only those before, which are, may be seen by
-    /// everybody now.
-    pub fn begin(&mut self, edits: usize) {
-        self.is_bulk = edits > FEW;
-        if self.exact.edits() + self.wildcards.edits() + edits > FEW {
-            self.exact.merge();
-            self.wildcards.merge();
+    /// Says when the edits from now on are seen. Those before are, from now on at the latest, where that is one by one.
+    pub fn begin(&mut self, seen: Seen) {
+        self.seen = seen;
+        if seen == Seen::OneByOne {
+            self.merge();
         }
+    }
+
+    /// All edits so far have been published: where they are many, the next snapshots share them instead of copying them.
+    pub fn tidy(&mut self) {
+        if self.exact.edits() + self.wildcards.edits() >= FEW {
+            self.merge();
+        }
+    }
+
+    fn merge(&mut self) {
+        self.exact.merge();
+        self.wildcards.merge();
     }
 
     /// Lets a frontend answer for its key, in whatever case, instead of the one that did.
     pub fn insert(&mut self, frontend: Arc<Frontend>) {
-        match (Place::of(frontend.lower_key()), self.is_bulk) {
+        match (Place::of(frontend.lower_key()), self.seen) {
             (Place::CatchAll, _) => self.catch_all = Some(frontend),
-            (Place::Wildcard(_), false) => self.wildcards.insert(frontend),
-            (Place::Wildcard(_), true) => self.wildcards.insert_for_all(frontend),
-            (Place::Exact, false) => self.exact.insert(frontend),
-            (Place::Exact, true) => self.exact.insert_for_all(frontend),
+            (Place::Wildcard(_), Seen::Together) => self.wildcards.insert(frontend),
+            (Place::Wildcard(_), Seen::OneByOne) => self.wildcards.insert_for_all(frontend),
+            (Place::Exact, Seen::Together) => self.exact.insert(frontend),
+            (Place::Exact, Seen::OneByOne) => self.exact.insert_for_all(frontend),
         }
     }
 
     /// Removes the route for `key`, lower-cased and without `frontend:`.
     pub fn remove(&mut self, key: &str) {
-        match (Place::of(key), self.is_bulk) {
+        match (Place::of(key), self.seen) {
             (Place::CatchAll, _) => self.catch_all = None,
-            (Place::Wildcard(suffix), false) => self.wildcards.remove(suffix),
-            (Place::Wildcard(suffix), true) => self.wildcards.remove_for_all(suffix),
-            (Place::Exact, false) => self.exact.remove(key),
-            (Place::Exact, true) => self.exact.remove_for_all(key),
+            (Place::Wildcard(suffix), Seen::Together) => self.wildcards.remove(suffix),
+            (Place::Wildcard(suffix), Seen::OneByOne) => self.wildcards.remove_for_all(suffix),
+            (Place::Exact, Seen::Together) => self.exact.remove(key),
+            (Place::Exact, Seen::OneByOne) => self.exact.remove_for_all(key),
         }
     }
 
@@ -113,7 +139,7 @@ impl<'a> Place<'a> {
 /// Bytes of `*.`.
 const WILDCARD: usize = 2;
 
-/// Edits that are seen together. More of them are copied for longer than anybody's one transaction is worth.
+/// So many edits are copied with each snapshot in no time, and more are nobody's one transaction.
 const FEW: usize = 64;
 
 #[cfg(test)]
@@ -171,7 +197,7 @@ mod tests {
     fn an_older_snapshot_is_not_changed_by_a_newer() {
         let old = snapshot(&["a", "b", "*.c"]);
         let mut new = old.clone();
-        new.begin(3);
+        new.begin(Seen::Together);
         for key in ["a", "*.c"] {
             new.remove(key);
         }
@@ -182,9 +208,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_edited_in_bulk_is_seen_at_once() {
+    fn what_is_to_be_seen_one_by_one_is_seen_at_once() {
         let mut new = snapshot(&["a", "b"]);
-        new.begin(FEW + 1);
+        new.begin(Seen::OneByOne);
         let old = new.clone();
         let again = frontend("a");
         new.insert(Arc::clone(&again));
@@ -194,12 +220,12 @@ mod tests {
     proptest! {
         #[test]
         fn behaves_like_a_map(
-            batches in proptest::collection::vec((prop_oneof![0..FEW, Just(FEW + 1)], proptest::collection::vec(("(\\*|\\*\\.)?[a-c]{0,2}", any::<bool>()), 0..20)), 0..8),
+            batches in proptest::collection::vec((prop_oneof![Just(Seen::Together), Just(Seen::OneByOne)], proptest::collection::vec(("(\\*|\\*\\.)?[a-c]{0,3}", any::<bool>()), 0..200)), 0..6),
         ) {
             let mut table = Snapshot::default();
             let mut model = std::collections::BTreeMap::new();
-            for (announced, edits) in &batches {
-                table.begin(*announced);
+            for (seen, edits) in &batches {
+                table.begin(*seen);
                 let (before, held_before) = (table.clone(), model.clone());
                 for (key, add) in edits {
                     if *add {
@@ -220,7 +246,7 @@ mod tests {
                     table.len() == model.len() && held.len() == model.len() && held.iter().zip(model.values()).all(is_same)
                 };
                 prop_assert!(is_held(&table, &model));
-                prop_assert!(*announced > FEW || is_held(&before, &held_before), "an older state has changed");
+                prop_assert!(*seen == Seen::OneByOne || is_held(&before, &held_before), "an older state has changed");
             }
         }
     }

@@ -15,7 +15,7 @@ use foldhash::quality::RandomState;
 use super::listing::{slots, unchanged};
 use crate::{
     clock::Moment,
-    routing::{Backend, BackendError, Endpoint, Endpoints, Frontend, Origin, Slot, Snapshot},
+    routing::{Backend, BackendError, Endpoint, Endpoints, Frontend, Origin, Seen, Slot, Snapshot},
     store::{DeadSet, List, Record},
 };
 
@@ -77,9 +77,10 @@ impl Table {
         std::mem::take(&mut self.has_retired)
     }
 
-    /// Gives back what is left of backends that are gone, once they are many. To be called now and then, when the snapshots
-    /// that had them are no longer in use.
+    /// Gives back what is left of backends that are gone, and puts away edits, once they are many. To be called when all that
+    /// was applied has been published, and the snapshots before that are no longer in use.
     pub fn tidy(&mut self) {
+        self.snapshot.tidy();
         if self.retired > (self.endpoints.count() / 4).max(FEW) {
             self.endpoints.forget_unused();
             self.retired = 0;
@@ -91,9 +92,9 @@ impl Table {
         self.endpoints.expect(read, of);
     }
 
-    /// So many records are applied before the next snapshot is published. A few are seen together or not at all.
-    pub fn begin(&mut self, records: usize) {
-        self.snapshot.begin(records);
+    /// Says when the records from now on are in force.
+    pub fn begin(&mut self, seen: Seen) {
+        self.snapshot.begin(seen);
     }
 
     /// Brings the table into agreement with one host's record, read at `now`.

@@ -9,6 +9,7 @@ use tracing::{debug, warn};
 
 use super::{Ended, Syncer, apart, is_evident};
 use crate::{
+    routing::Seen,
     store::{CertificateRecord, List, Record, Role, Session, StoreError},
     sync::{
         Stock,
@@ -40,6 +41,9 @@ impl Syncer {
             return Ok(true);
         };
         self.count_drift(session, &step, dirty).await?;
+        if let Step::Hosts(records) = &step {
+            self.table.begin(Seen::of(records.len()));
+        }
         if self.take(session, step, true).await? {
             self.publish();
             self.has_changed();
@@ -91,7 +95,6 @@ impl Syncer {
             Step::Hosts(records) => {
                 let removes = may_remove && records.iter().any(|record| self.table.would_remove(record));
                 self.verify(session, removes).await?;
-                self.table.begin(records.len());
                 let changed =
                     apart(records.len(), || records.iter().fold(false, |changed, record| self.apply(record) | changed));
                 let dead_keys = records.iter().filter(|record| record.list.is_none());

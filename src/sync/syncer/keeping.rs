@@ -8,6 +8,7 @@ use tracing::warn;
 use super::Syncer;
 use crate::{
     clock::Moment,
+    routing::Seen,
     store::{List, Record},
     sync::{
         Stock,
@@ -31,7 +32,7 @@ impl Syncer {
         };
         self.trust.inherit(saved.identity());
         let (now, wall) = (self.clock.now(), wall_millis());
-        self.table.begin(saved.routes.len());
+        self.table.begin(Seen::OneByOne);
         for route in saved.routes {
             let elements = route.elements.into_iter().map(Bytes::from).collect();
             self.table.apply(&Record { host: route.host, list: Some(List::Elements(elements)), dead: None }, now);

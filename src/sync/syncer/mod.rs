@@ -33,7 +33,7 @@ use super::{
 };
 use crate::{
     clock::{self, Clock},
-    routing::Routes,
+    routing::{Routes, Seen},
     store::{Class, Doubt, Found, List, Moved, Notifications, Patience, Pattern, Record, Session, StoreError, Watch},
     telemetry::{Metrics, StoreHealth},
 };
@@ -273,6 +273,9 @@ impl Syncer {
         let mut sweep = Sweep::in_haste(self.stock.is_some(), held == [0, 0]);
         let mut progress = Progress::begin(&self.metrics.load_progress);
         let keys = session.vitals().keys;
+        // What is served stays as it is until everything is read, since the server may still turn out to be another.
+        let is_unserved = self.loaded.is_some();
+        self.table.begin(if is_unserved { Seen::OneByOne } else { Seen::Together });
         loop {
             let step = tokio::select! {
                 step = sweep.step(session) => step?,
@@ -341,7 +344,7 @@ impl Syncer {
             if !self.vanished.is_empty() {
                 self.vanished.retain(|host, _| !records.iter().any(|record| record.host == *host));
             }
-            self.table.begin(records.len());
+            self.table.begin(Seen::of(records.len()));
             let changed = apart(records.len(), || {
                 let mut changed = false;
                 for (record, notices) in records.iter().zip(batch.notices) {
