@@ -163,19 +163,15 @@ impl Saved {
         replace(path, &[TITLE, digest(&SHA256, &content).as_ref(), &content])
     }
 
-    /// What a file would hold.
+    /// What a file holds behind its first line and its sum.
     ///
     /// # Errors
     /// None that is known.
-    pub fn to_bytes(&self) -> io::Result<Vec<u8>> {
-        self.content().map(|content| Self::sealed(&content))
-    }
-
-    fn content(&self) -> io::Result<Vec<u8>> {
+    pub fn content(&self) -> io::Result<Vec<u8>> {
         postcard::to_stdvec(self).map_err(io::Error::other)
     }
 
-    /// What a file with this content would hold.
+    /// The whole of a file with this content.
     pub fn sealed(content: &[u8]) -> Vec<u8> {
         [TITLE, digest(&SHA256, content).as_ref(), content].concat()
     }
