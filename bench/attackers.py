@@ -76,7 +76,9 @@ def part_of_a_head(_plain, tls):
     return connection
 
 
-def keeping(count, connect):
+def keeping(count, connect, each=None):
+    """Keeps so many connections, and once all are there, does something with each ten times a second."""
+
     def attack(plain, tls, until):
         kept = []
         while time.monotonic() < until:
@@ -85,42 +87,17 @@ def keeping(count, connect):
                 if len(kept) < count:
                     kept.append(connect(plain, tls))
                     continue
-            time.sleep(0.05)
+            for connection in kept if each else ():
+                with contextlib.suppress(OSError):
+                    each(connection)
+            time.sleep(0.1)
         return kept
 
     return attack
 
 
-# One byte now and then.
-
-
-def trickling(count, connect, piece):
-    def attack(plain, tls, until):
-        kept = []
-        while time.monotonic() < until:
-            with contextlib.suppress(OSError):
-                if len(kept) < count:
-                    kept.append(connect(plain, tls))
-                    continue
-            for connection in kept:
-                with contextlib.suppress(OSError):
-                    connection.sendall(piece)
-            time.sleep(0.1)
-
-    return attack
-
-
-def sipping(plain, tls, until):
-    kept = []
-    while time.monotonic() < until:
-        with contextlib.suppress(OSError):
-            if len(kept) < 300:
-                kept.append(reader(plain, tls))
-                continue
-        for connection in kept:
-            with contextlib.suppress(OSError):
-                connection.recv(100)
-        time.sleep(0.1)
+def sending(piece):
+    return lambda connection: connection.sendall(piece)
 
 
 # As fast as it goes.
@@ -313,10 +290,10 @@ ATTACKS = {
     "4,000 that have asked once": keeping(4_000, idle),
     "4,000 halves of a head": keeping(4_000, half),
     "500 halves of a head of 200 KB": keeping(500, large_half),
-    "500 heads, a line each 0.1 s": trickling(500, half, b"X-A: b\r\n"),
-    "500 bodies, a byte each 0.1 s": trickling(500, half_body, b"x"),
+    "500 heads, a line each 0.1 s": keeping(500, half, sending(b"X-A: b\r\n")),
+    "500 bodies, a byte each 0.1 s": keeping(500, half_body, sending(b"x")),
     "300 that ask for 1 GB and do not read": keeping(300, reader),
-    "300 that read 100 bytes of it each 0.1 s": sipping,
+    "300 that read 100 bytes of it each 0.1 s": keeping(300, reader, lambda connection: connection.recv(100)),
     f"10 over HTTP/2 with {STREAMS} streams that take nothing": keeping(10, streams),
     "1,000 over HTTP/2 with a part of a head": keeping(1_000, part_of_a_head),
     "HTTP/2: requests that are given up": on_http2(requests_given_up),

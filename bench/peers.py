@@ -106,12 +106,14 @@ backend tunnels
 """
 
 
-def parse(usage, seconds, rounds):
+def parse(usage, seconds, rounds, **others):
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("planb", nargs="?", default="target/release/planb")
     parser.add_argument("--seconds", type=int, default=seconds)
     parser.add_argument("--rounds", type=int, default=rounds)
     parser.add_argument("--only", default="")
+    for name, default in others.items():
+        parser.add_argument(f"--{name}", default=default)
     parser.add_argument("-h", "--help", action="store_true")
     arguments = parser.parse_args()
     if arguments.help:
