@@ -46,6 +46,8 @@ demo: setup
 
 test: setup cargo-deny
 	$(CARGO) fmt --check
+	@# cargo-deny looks at the crates of every platform, of which a build fetches its own alone.
+	$(CARGO) fetch --locked
 	$(CARGO) deny --locked --offline check --hide-inclusion-graph bans licenses sources
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items
